@@ -1,0 +1,3 @@
+module legate
+
+go 1.26.8
