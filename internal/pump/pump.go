@@ -1,0 +1,223 @@
+// Package pump moves bytes between two sockets and knows nothing of links,
+// targets or health.
+//
+// An [Engine] accepts on a [Listener] and, for every client, asks a [Handler]
+// what to do next: connect somewhere, wait, or end. Once a leg is connected the
+// engine carries the bytes both ways, passes on half-closes and resets as they
+// were, and reports the end exactly once.
+//
+// A flow's sockets belong to the engine from accept to [Handler.Done]; nobody
+// else reads, writes or closes them.
+package pump
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"time"
+)
+
+// Engine is one way of moving bytes. Its methods may be called from any
+// goroutine.
+type Engine interface {
+	// Serve takes ownership of the listening (or, for UDP, bound) descriptor
+	// and serves it until the Acceptor is closed. On error the descriptor is
+	// closed.
+	Serve(l Listener, h Handler) (Acceptor, error)
+	// Dial connects a leg outside any flow, to learn whether it can be
+	// reached, and closes it again.
+	Dial(ctx context.Context, leg Leg) error
+	// Close ends every flow with CauseCut and returns when nothing of the
+	// engine runs any more.
+	Close() error
+}
+
+// Network is the kind of socket: "tcp", "udp" or "unix".
+type Network string
+
+// The networks that engines serve and connect.
+const (
+	TCP  Network = "tcp"
+	UDP  Network = "udp"
+	Unix Network = "unix"
+)
+
+// Listener is a socket to serve.
+type Listener struct {
+	Network Network
+	// FD is listening, or bound for UDP; non-blocking is not required.
+	FD int
+	// Max flows at once; above it TCP and unix clients wait in the listen
+	// queue and new UDP sessions are refused. 0 means no limit but the
+	// process's descriptors.
+	Max int
+	// Idle is when a UDP session ends for want of datagrams. 0 means 60 s.
+	Idle time.Duration
+}
+
+// Acceptor is a listener being served.
+type Acceptor interface {
+	// Suspend makes the kernel refuse new clients, after those already queued
+	// were accepted; the address stays taken. Resume listens again.
+	Suspend() error
+	Resume() error
+	// Close accepts what is queued and stops listening. Its flows go on.
+	Close() error
+}
+
+// Handler decides for flows. Its methods are called one at a time for a given
+// flow, concurrently for different ones, and must not block.
+type Handler interface {
+	// Next is asked after accept (zero Attempt), after a failed attempt, after
+	// Wake, and at a park deadline. A UDP session is asked again after Wake or
+	// when its endpoint refused a datagram.
+	Next(f *Flow, last Attempt) Step
+	// Connected tells which leg of the last Step won. It may still be followed
+	// by Next, when that endpoint closed early.
+	Connected(f *Flow, leg int)
+	// Done is called exactly once, when the flow's sockets are closed and its
+	// counters final.
+	Done(f *Flow, r Result)
+}
+
+// Step is the handler's answer: exactly one of Dial, Park and End is set.
+type Step struct {
+	// Dial names the legs to try, in order, Stagger apart or at once when the
+	// one before failed; Stagger 0 means only then. The first to connect wins
+	// and the others are closed (RFC 8305). The slice stays the handler's
+	// memory; the engine fills in Leg.Err.
+	Dial    []Leg
+	Stagger time.Duration
+	// Settle delays the first client bytes after the connect.
+	Settle time.Duration
+	// Retry lets an endpoint that closes within EarlyClose, before a byte
+	// moved either way, count as a failed attempt.
+	Retry bool
+	// Park keeps the client waiting, its bytes in the kernel, until Wake or
+	// this moment.
+	Park time.Time
+	// End gives the flow up: io.EOF closes it in an orderly way, any other
+	// error resets it and is the Result's error.
+	End error
+}
+
+// EarlyClose is how soon after the connect an endpoint's close still counts
+// as a failed attempt.
+const EarlyClose = time.Second
+
+// Leg is one way to an endpoint.
+type Leg struct {
+	Network Network
+	Addr    netip.AddrPort
+	Path    string // of a unix socket
+	// Timeout of this attempt; 0 means the kernel's.
+	Timeout time.Duration
+	// Prefix is written before any client byte.
+	Prefix []byte
+	// Open, when set, makes the connection instead; the flow owns the result.
+	Open func(context.Context) (net.Conn, error)
+
+	// Err is why the leg did not connect: set by the engine before Next is
+	// asked again, ErrNotTried where it had no turn.
+	Err error
+}
+
+// Attempt is what became of the last step.
+type Attempt struct {
+	// Kind is zero right after accept.
+	Kind AttemptKind
+	// Leg that closed early or refused a datagram; its error is in Err.
+	Leg int
+	Err error
+}
+
+// AttemptKind says which step an Attempt reports on.
+type AttemptKind uint8
+
+// The outcomes that lead to another Next.
+const (
+	Accepted    AttemptKind = iota // nothing was tried yet
+	DialFailed                     // no leg connected; see each Leg.Err
+	ClosedEarly                    // Leg connected and closed at once: Err is io.EOF or ErrReset
+	Refused                        // a UDP endpoint refused a datagram
+	Woken                          // by Wake
+	Expired                        // the park deadline passed
+)
+
+// Errors of legs and flows.
+var (
+	ErrNotTried    = errors.New("not tried")
+	ErrReset       = errors.New("connection reset by peer")
+	ErrSelfConnect = errors.New("would loop: the socket was connected to itself")
+	ErrNotMovable  = errors.New("this flow cannot be moved to another process")
+	ErrUnsupported = errors.New("forwarding needs Linux; this system can only run the verbs")
+)
+
+// Cause says in a word why a flow ended.
+type Cause string
+
+// The causes that engines report.
+const (
+	CauseEOF           Cause = "eof"            // both sides said that they were done
+	CauseClientReset   Cause = "client-reset"   // the client reset or broke the connection
+	CauseEndpointReset Cause = "endpoint-reset" // the endpoint did
+	CauseAbandoned     Cause = "abandoned"      // the client left while it was parked
+	CausePeerVanished  Cause = "peer-vanished"  // a side's host fell silent
+	CauseEnded         Cause = "ended"          // Step.End
+	CauseCut           Cause = "cut"            // Flow.Cut or Engine.Close
+	CauseIdle          Cause = "idle"           // a UDP session without datagrams
+)
+
+// Result is the end of a flow.
+type Result struct {
+	Cause    Cause
+	Err      error // the detail, nil for an ordinary end
+	Counters Counters
+	Started  time.Time // when it was accepted
+	Duration time.Duration
+}
+
+// Counters of one flow, in bytes of payload; datagrams for UDP are counted by
+// their payload, too.
+type Counters struct {
+	In  uint64 // from the client, written to the endpoint
+	Out uint64 // from the endpoint, written to the client
+}
+
+// Flow is one client connection, or UDP session, and its endpoint side. Its
+// methods may be called from any goroutine until Done returned, and do nothing
+// after that.
+type Flow struct {
+	Client netip.AddrPort // zero for a unix client
+	// Data is the handler's; the engine never looks at it.
+	Data any
+
+	engine flowEngine
+}
+
+// flowEngine is the engine's side of a Flow.
+type flowEngine interface {
+	wake()
+	cut(cause error)
+	freeze() (State, error)
+	counters() Counters
+}
+
+// State is an established flow written down, to be taken up by another
+// process.
+type State []byte
+
+// Wake asks for another Next: of a parked flow at once, of a UDP session with
+// its next datagram. Wakes that come in a burst may lead to one Next.
+func (f *Flow) Wake() { f.engine.wake() }
+
+// Cut ends the flow by resetting both sides; cause becomes the Result's error.
+func (f *Flow) Cut(cause error) { f.engine.cut(cause) }
+
+// Freeze takes an established flow out of its engine, or fails with
+// ErrNotMovable and leaves it as it was.
+func (f *Flow) Freeze() (State, error) { return f.engine.freeze() }
+
+// Counters returns what the flow has carried so far.
+func (f *Flow) Counters() Counters { return f.engine.counters() }

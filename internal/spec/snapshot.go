@@ -1,0 +1,78 @@
+package spec
+
+import "time"
+
+// Snapshot is everything one instance reports about itself: the one value
+// behind status, its JSON and every later view.
+type Snapshot struct {
+	Instance string       `json:"instance"` // name of the control socket without .sock
+	Version  string       `json:"version"`
+	PID      int          `json:"pid"`
+	Started  time.Time    `json:"started"`
+	Links    []LinkStatus `json:"links"`
+	Warnings []string     `json:"warnings,omitempty"` // of links and variables that were not used
+}
+
+// LinkState is the condition of a link in one word.
+type LinkState string
+
+// The states of a link. Degraded: some endpoints fail and others serve.
+const (
+	StateUp       LinkState = "up"
+	StateDegraded LinkState = "degraded"
+	StateDown     LinkState = "down"
+	StateHolding  LinkState = "holding" // down, and connections wait
+	StateError    LinkState = "error"   // not listening; see Error
+)
+
+// LinkStatus reports one link.
+type LinkStatus struct {
+	Name      string           `json:"name"`
+	Listen    string           `json:"listen"`
+	Target    string           `json:"target"` // in force now, overrides included
+	Origin    Origin           `json:"origin"`
+	State     LinkState        `json:"state"`
+	Since     *time.Time       `json:"since,omitempty"` // when it went down
+	Error     string           `json:"error,omitempty"` // why the link is in error or its source has no answer
+	Override  *Override        `json:"override,omitempty"`
+	Counters  LinkCounters     `json:"counters"`
+	Endpoints []EndpointStatus `json:"endpoints"`
+}
+
+// LinkCounters count since the link was opened. A connection on a UDP link is
+// a session.
+type LinkCounters struct {
+	Current     int64            `json:"current"` // accepted and not yet ended, held ones included
+	Total       int64            `json:"total"`
+	Held        int64            `json:"held"`      // waiting now
+	HeldTotal   int64            `json:"heldTotal"` // that ever waited
+	Abandoned   int64            `json:"abandoned"` // clients that left while they waited
+	Failed      map[string]int64 `json:"failed"`    // connections that reached no endpoint, by reason
+	BytesIn     uint64           `json:"bytesIn"`   // from clients to endpoints
+	BytesOut    uint64           `json:"bytesOut"`  // from endpoints to clients
+	DroppedUDP  int64            `json:"droppedUDP"`
+	MovedUDP    int64            `json:"movedUDP"` // sessions that changed their endpoint
+	EarlyClosed int64            `json:"earlyClosed"`
+}
+
+// EndpointStatus reports one endpoint as one link sees it.
+type EndpointStatus struct {
+	Address   string           `json:"address"`
+	From      string           `json:"from"`                // the target that it came from
+	Failing   bool             `json:"failing"`             // its last attempt failed
+	LastError string           `json:"lastError"`           // of the last failed attempt
+	LastTried *time.Time       `json:"lastTried,omitempty"` // when that was
+	Current   int64            `json:"current"`
+	Total     int64            `json:"total"`
+	Failed    map[string]int64 `json:"failed"` // attempts, by reason
+	BytesIn   uint64           `json:"bytesIn"`
+	BytesOut  uint64           `json:"bytesOut"`
+}
+
+// Override is a target that an operator put in the place of the configured
+// one. It stands beside the link, never in it.
+type Override struct {
+	Target string    `json:"target"` // as typed
+	Base   string    `json:"base"`   // the link's own text when it was overridden
+	When   time.Time `json:"when"`
+}

@@ -1,0 +1,180 @@
+// Package spec holds Legate's words as plain data: links, targets, endpoints,
+// callers and what is reported about them, with their parsers and validation.
+//
+// Nothing here opens a socket, reads a clock or keeps state, so every other
+// package may import it and it imports none of them.
+package spec
+
+import (
+	"fmt"
+	"net/netip"
+	"strconv"
+	"time"
+)
+
+// Protocol is the transport on one side of a link.
+type Protocol string
+
+// The transports a link can listen on. A unix listener and a TCP one carry the
+// same kind of stream, so either may lead to an endpoint of the other kind.
+const (
+	TCP  Protocol = "tcp"
+	UDP  Protocol = "udp"
+	Unix Protocol = "unix"
+)
+
+// Listen is one listening address: the key of a link. It is comparable, and
+// two links whose Listen are equal want the same socket.
+type Listen struct {
+	Protocol Protocol
+	// Host is "" for every address of both families, "localhost" for the two
+	// loopback addresses, or one IP address in canonical form.
+	Host string
+	Port uint16
+	// Path of a unix socket; Host and Port are then zero.
+	Path string
+}
+
+// String gives the address in the form that a link is written in.
+func (l Listen) String() string {
+	if l.Protocol == Unix {
+		return "unix:" + l.Path
+	}
+	s := strconv.Itoa(int(l.Port))
+	if l.Host != "" {
+		s = joinHostPort(l.Host, l.Port)
+	}
+	if l.Protocol == UDP {
+		s += "/udp"
+	}
+	return s
+}
+
+func joinHostPort(host string, port uint16) string {
+	if a, err := netip.ParseAddr(host); err == nil {
+		return netip.AddrPortFrom(a, port).String()
+	}
+	return host + ":" + strconv.Itoa(int(port))
+}
+
+// The sources that can say which endpoints a target has.
+const (
+	SourceFixed = "fixed" // an IP address or a unix path, as written
+	SourceDNS   = "dns"   // A and AAAA records of a name
+)
+
+// Target is what a link was asked to lead to: a fixed address or a name in a
+// source. It is comparable; links with equal targets share one set of
+// endpoints.
+type Target struct {
+	Source   string
+	Protocol Protocol // TCP, UDP or Unix: what the endpoint speaks
+	// Host is an IP address in canonical form (SourceFixed) or a name as
+	// written, without a final dot (SourceDNS).
+	Host string
+	Port uint16
+	Path string // of a unix endpoint; Host and Port are then zero
+}
+
+// String gives the target in the form that it is written in.
+func (t Target) String() string {
+	if t.Protocol == Unix {
+		return "unix:" + t.Path
+	}
+	s := joinHostPort(t.Host, t.Port)
+	if t.Protocol == UDP {
+		s += "/udp"
+	}
+	return s
+}
+
+// Origin names who asked for a link.
+type Origin string
+
+// The places links come from.
+const (
+	OriginArguments   Origin = "arguments"
+	OriginEnvironment Origin = "environment"
+	OriginDocker      Origin = "docker links"
+	OriginHosts       Origin = "/etc/hosts"
+)
+
+// Link is one listening address and the targets its connections go to.
+type Link struct {
+	// Name is what people call the link: the option name, or LISTEN as written.
+	Name    string
+	Listen  Listen
+	Targets []Target // at least one, in the order written
+	Options Options
+	Origin  Origin
+	// Text is the link as it was written, for messages and to tell whether an
+	// override still belongs to it.
+	Text string
+}
+
+// WhenDown says what new clients of a link meet while it is down.
+type WhenDown string
+
+// WhenDownHold accepts and holds; WhenDownRefuse stops listening.
+const (
+	WhenDownHold   WhenDown = "hold"
+	WhenDownRefuse WhenDown = "refuse"
+)
+
+// Options of one link. Zero values are literal (a zero Hold turns holding
+// off): start from DefaultOptions.
+type Options struct {
+	ConnectTimeout time.Duration // for one attempt
+	Hold           time.Duration // how long connections wait while the link is down; 0: not at all
+	WhenDown       WhenDown
+	Settle         time.Duration // delay of the first client bytes; 0: none
+	MaxConnections int           // at once; above it clients wait in the listen queue; 0: no limit
+	SocketMode     uint32        // permission bits of a unix listening socket
+	SocketGroup    string        // group of a unix listening socket; "": unchanged
+}
+
+// DefaultOptions returns the defaults of every option.
+func DefaultOptions() Options {
+	return Options{
+		ConnectTimeout: 3 * time.Second,
+		Hold:           10 * time.Second,
+		WhenDown:       WhenDownHold,
+		SocketMode:     0o660,
+	}
+}
+
+// Endpoint is one address that can serve. It is comparable and its own
+// identity: links that reach the same endpoint share what is known about it.
+type Endpoint struct {
+	Protocol Protocol
+	Addr     netip.AddrPort // of TCP and UDP
+	Path     string         // of Unix
+}
+
+// String gives the endpoint's address as people write it.
+func (e Endpoint) String() string {
+	if e.Protocol == Unix {
+		return "unix:" + e.Path
+	}
+	return e.Addr.String()
+}
+
+// Caller is who opened a connection.
+type Caller struct {
+	Addr netip.AddrPort // zero for a unix client
+}
+
+// UserError is an error for the person at the keyboard: what happened and what
+// to type next.
+type UserError struct {
+	What string // lower case, no full stop
+	Hint string // the next thing to do; "" when there is none
+}
+
+// Error returns what happened, without the hint.
+func (e *UserError) Error() string { return e.What }
+
+// Errorf makes a UserError with the given hint.
+func Errorf(hint, format string, args ...any) error {
+	return &UserError{What: fmt.Sprintf(format, args...), Hint: hint}
+}
