@@ -159,6 +159,16 @@ func (e Endpoint) String() string {
 	return e.Addr.String()
 }
 
+// Answer is the complete set of endpoints that a source has for one target.
+type Answer struct {
+	Endpoints []Endpoint
+	// Err is the last failed question, nil after a good one. Endpoints are
+	// then those of the last good answer.
+	Err error
+	// At is when Endpoints were learned; zero before the first good answer.
+	At time.Time
+}
+
 // Caller is who opened a connection.
 type Caller struct {
 	Addr netip.AddrPort // zero for a unix client
