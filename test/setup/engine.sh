@@ -17,11 +17,13 @@ progress() {
 	echo "setup: building $what"
 	"$@" >"$log" 2>&1 &
 	pid=$!
+	trap 'kill "$pid" 2>/dev/null' EXIT # a Ctrl-C does not reach what runs in the background
 	while kill -0 "$pid" 2>/dev/null; do
 		sleep 1
 		(((SECONDS - began) % 20 != 19)) || echo "setup: building $what, $((SECONDS - began + 1)) s"
 	done
 	wait "$pid" || { cat "$log" && rm -f "$log" && return 1; }
+	trap - EXIT
 	rm -f "$log"
 }
 
@@ -43,3 +45,4 @@ for need in go gcc pkg-config; do
 done
 pkg-config --exists libseccomp || { echo "setup: no libseccomp-dev, so Docker $docker is not built" && exit 0; }
 build_once "engine-$docker" build_engine
+ln -sfn "engine-$docker" "$cache/engine" # what the tests look for, whatever the version

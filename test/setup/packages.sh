@@ -15,7 +15,6 @@ needs() {
 		redis-cli|redis-tools|the client in front of it
 		socat|socat|the ambassador of 2013, the baseline
 		ip|iproute2|network namespaces that stand for hosts
-		sysctl|procps|forwarding inside those namespaces
 		iptables|iptables|published ports of those Docker engines
 		dnsmasq|dnsmasq-base|a DNS server behind a UDP link
 		busybox|busybox-static|a shell in the test images
