@@ -1,0 +1,108 @@
+package control
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"syscall"
+
+	"legate/internal/spec"
+)
+
+// Client talks to the instance behind one socket.
+type Client struct {
+	// Address of the socket: a path, or a name that begins with @.
+	Address string
+	http    *http.Client
+}
+
+// NewClient returns a client for a socket; nothing is opened yet.
+func NewClient(address string) *Client {
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx, address) }
+	return &Client{
+		Address: address,
+		// A connection per request: commands make one, and none must linger.
+		http: &http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}},
+	}
+}
+
+// Snapshot asks for everything the instance reports about itself.
+func (c *Client) Snapshot(ctx context.Context) (spec.Snapshot, error) {
+	var s spec.Snapshot
+	return s, c.do(ctx, http.MethodGet, pathSnapshot, nil, &s)
+}
+
+// Swap asks for another target and returns when live connections are as asked.
+func (c *Client) Swap(ctx context.Context, r SwapRequest) (SwapReply, error) {
+	var done SwapReply
+	return done, c.do(ctx, http.MethodPost, pathSwap, r, &done)
+}
+
+func (c *Client) do(ctx context.Context, method, path string, ask, answer any) error {
+	var body bytes.Buffer
+	if ask != nil {
+		if err := json.NewEncoder(&body).Encode(ask); err != nil {
+			return fmt.Errorf("write request: %w", err)
+		}
+	}
+	q, err := http.NewRequestWithContext(ctx, method, "http://legate"+path, &body)
+	if err != nil {
+		return fmt.Errorf("make request: %w", err)
+	}
+	r, err := c.http.Do(q)
+	if err != nil {
+		return c.unreachable(err)
+	}
+	defer r.Body.Close()
+	if r.StatusCode != http.StatusOK {
+		return readFailure(r)
+	}
+	if err := json.NewDecoder(r.Body).Decode(answer); err != nil {
+		return c.unreachable(err)
+	}
+	return nil
+}
+
+func readFailure(r *http.Response) error {
+	var f failure
+	text, err := io.ReadAll(io.LimitReader(r.Body, maxRequest))
+	if err != nil {
+		return fmt.Errorf("read answer: %w", err)
+	}
+	if json.Unmarshal(text, &f) != nil || f.Error == "" {
+		return spec.Errorf("see what listens there, or name another with --control",
+			"the control socket answered %s, not as legate does", r.Status)
+	}
+	if r.StatusCode == http.StatusNotFound && f.Hint == "" {
+		f.Hint = "the running legate has another version than this command; compare: legate version, legate status"
+	}
+	return spec.Errorf(f.Hint, "%s", f.Error)
+}
+
+// unreachable says in the user's words why there was no answer.
+func (c *Client) unreachable(err error) error {
+	switch {
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return err
+	case errors.Is(err, os.ErrPermission):
+		return errDenied(c.Address)
+	case errors.Is(err, os.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+		return spec.Errorf(hintStart, "no legate answers on %s", c.Address)
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET):
+		return spec.Errorf("see whether it still runs: legate status", "legate on %s ended before it answered", c.Address)
+	}
+	return fmt.Errorf("ask %s: %w", c.Address, err)
+}
+
+const hintStart = "start one: legate run 6379=192.168.1.52:6379"
+
+func errDenied(address string) error {
+	return spec.Errorf("run this command as the user that started it, as with: sudo legate status",
+		"permission denied for %s: it belongs to another user", address)
+}

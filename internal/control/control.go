@@ -1,0 +1,84 @@
+// Package control is how commands talk to a running instance: HTTP and JSON
+// over a unix socket that only its owner can open. The types, the handler and
+// the client stand side by side, so that they cannot drift apart.
+//
+//	GET  /v1/snapshot   what the instance reports about itself
+//	POST /v1/swap       point a link elsewhere, or back
+//
+// The path carries the version: a change that an older client would
+// misunderstand gets a new one.
+package control
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"legate/internal/spec"
+)
+
+const (
+	pathSnapshot = "/v1/snapshot"
+	pathSwap     = "/v1/swap"
+)
+
+// Instance is what a socket gives access to. Its errors reach the client as
+// they are; a [spec.UserError] keeps its hint.
+type Instance interface {
+	Snapshot() spec.Snapshot
+	// Swap returns when live connections are as asked, or when ctx ends.
+	Swap(ctx context.Context, r SwapRequest) (SwapReply, error)
+}
+
+// Live says what becomes of the connections that a swap finds.
+type Live string
+
+// What a swap does with live connections. The zero value of a request is
+// LiveKeep.
+const (
+	LiveKeep  Live = "keep"  // they stay where they are
+	LiveDrain Live = "drain" // they may end within a time, then they are cut
+	LiveCut   Live = "cut"   // they are cut at once
+)
+
+// SwapRequest asks for another target of one link.
+type SwapRequest struct {
+	Link   string   `json:"link"`             // by name, or as it listens
+	Target string   `json:"target,omitempty"` // as typed; empty with Undo
+	Undo   bool     `json:"undo,omitempty"`   // back to the link's own target
+	Live   Live     `json:"live,omitempty"`
+	Within Duration `json:"within,omitempty"` // of LiveDrain
+}
+
+// SwapReply tells what holds after a swap.
+type SwapReply struct {
+	Link     string         `json:"link"`
+	Target   string         `json:"target"`             // in force now
+	Former   string         `json:"former"`             // in force before
+	Override *spec.Override `json:"override,omitempty"` // nil: as configured
+	// Kept is the state file that will bring the override back after a
+	// restart; empty when it ends with the process.
+	Kept string `json:"kept,omitempty"`
+}
+
+// Duration is a time.Duration that JSON shows as people write it, "30s".
+type Duration time.Duration
+
+// MarshalText writes the duration as time.Duration does.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
+
+// UnmarshalText reads what time.ParseDuration reads.
+func (d *Duration) UnmarshalText(text []byte) error {
+	v, err := time.ParseDuration(string(text))
+	if err != nil {
+		return fmt.Errorf("read duration %q: %w", text, err)
+	}
+	*d = Duration(v)
+	return nil
+}
+
+// failure is the body of every answer that is not a success.
+type failure struct {
+	Error string `json:"error"`
+	Hint  string `json:"hint,omitempty"`
+}

@@ -1,0 +1,147 @@
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"legate/internal/spec"
+)
+
+// maxRequest is far above any request of ours: a client must not be able to
+// fill our memory.
+const maxRequest = 64 << 10
+
+// Server answers on one socket until Close.
+type Server struct {
+	http   *http.Server
+	cancel context.CancelFunc
+	done   chan struct{}
+}
+
+// Serve takes ownership of the listener and answers for the instance.
+func Serve(l net.Listener, i Instance, log *slog.Logger) *Server {
+	ctx, cancel := context.WithCancel(context.Background())
+	s := &Server{
+		http: &http.Server{
+			Handler:           Handler(i),
+			ReadHeaderTimeout: 5 * time.Second,
+			BaseContext:       func(net.Listener) context.Context { return ctx },
+			ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		},
+		cancel: cancel,
+		done:   make(chan struct{}),
+	}
+	go s.run(l, log)
+	return s
+}
+
+func (s *Server) run(l net.Listener, log *slog.Logger) {
+	defer close(s.done)
+	if err := s.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		log.Error("the control socket stopped answering", "error", err)
+	}
+}
+
+// Close ends requests that still wait, lets them answer for up to a second,
+// and removes the socket.
+func (s *Server) Close() error {
+	s.cancel()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	err := s.http.Shutdown(ctx)
+	if err != nil {
+		err = s.http.Close()
+	}
+	<-s.done
+	return err
+}
+
+// Handler serves the API of an instance.
+func Handler(i Instance) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET "+pathSnapshot, func(w http.ResponseWriter, _ *http.Request) {
+		reply(w, http.StatusOK, i.Snapshot())
+	})
+	mux.HandleFunc("POST "+pathSwap, func(w http.ResponseWriter, r *http.Request) { serveSwap(i, w, r) })
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		refuse(w, http.StatusNotFound, fmt.Errorf("this legate does not know %s %s", r.Method, r.URL.Path))
+	})
+	return noBrowsers(mux)
+}
+
+// noBrowsers refuses what a web page could send through a proxy that somebody
+// put before the socket; our own client sends neither header.
+func noBrowsers(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		for _, h := range []string{"Origin", "Referer"} {
+			if r.Header.Get(h) != "" {
+				refuse(w, http.StatusForbidden, fmt.Errorf("requests with the header %s are refused: the control socket is not for browsers", h))
+				return
+			}
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+func serveSwap(i Instance, w http.ResponseWriter, r *http.Request) {
+	var q SwapRequest
+	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequest))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&q); err != nil {
+		refuse(w, http.StatusBadRequest, fmt.Errorf("read swap request: %w", err))
+		return
+	}
+	if err := q.check(); err != nil {
+		refuse(w, http.StatusBadRequest, err)
+		return
+	}
+	done, err := i.Swap(r.Context(), q)
+	if err != nil {
+		refuse(w, http.StatusUnprocessableEntity, err)
+		return
+	}
+	reply(w, http.StatusOK, done)
+}
+
+// check refuses requests that contradict themselves, and fills in the default.
+func (r *SwapRequest) check() error {
+	if r.Live == "" {
+		r.Live = LiveKeep
+	}
+	switch {
+	case r.Link == "":
+		return errors.New("swap names no link")
+	case r.Undo && r.Target != "":
+		return errors.New("swap has a target and undo: only one of them")
+	case !r.Undo && r.Target == "":
+		return errors.New("swap names no target")
+	case r.Live != LiveKeep && r.Live != LiveDrain && r.Live != LiveCut:
+		return fmt.Errorf("live is %q: must be keep, drain or cut", r.Live)
+	case r.Within < 0 || r.Within != 0 && r.Live != LiveDrain:
+		return errors.New("within must be positive and belongs to drain")
+	}
+	return nil
+}
+
+func reply(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false)
+	// The client is gone when this fails; there is nobody left to tell.
+	_ = e.Encode(v)
+}
+
+func refuse(w http.ResponseWriter, status int, err error) {
+	f := failure{Error: err.Error()}
+	if u, ok := errors.AsType[*spec.UserError](err); ok {
+		f.Hint = u.Hint
+	}
+	reply(w, status, f)
+}

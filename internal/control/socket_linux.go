@@ -1,0 +1,64 @@
+package control
+
+import (
+	"bufio"
+	"fmt"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// abstractPrefixes hold the user's id, so that users who share a network
+// namespace do not take each other's names.
+func abstractPrefixes(uid int) (own, search string) {
+	own = "@legate/" + strconv.Itoa(uid) + "/"
+	if uid == 0 {
+		return own, "@legate/"
+	}
+	return own, own
+}
+
+// peerUID asks the kernel who is on the other side: SO_PEERCRED of unix(7).
+func peerUID(c net.Conn) (int, error) {
+	u, ok := c.(*net.UnixConn)
+	if !ok {
+		return 0, fmt.Errorf("read peer of %T: not a unix socket", c)
+	}
+	raw, err := u.SyscallConn()
+	if err != nil {
+		return 0, fmt.Errorf("read peer: %w", err)
+	}
+	var cred *unix.Ucred
+	var got error
+	err = raw.Control(func(fd uintptr) { cred, got = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
+	if err != nil {
+		return 0, fmt.Errorf("read peer: %w", err)
+	}
+	if got != nil {
+		return 0, fmt.Errorf("read peer: %w", got)
+	}
+	return int(cred.Uid), nil
+}
+
+// listAbstract lists the bound abstract sockets with that prefix in this
+// network namespace.
+func listAbstract(prefix string) []string {
+	f, err := os.Open("/proc/net/unix")
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	var found []string
+	for s := bufio.NewScanner(f); s.Scan(); {
+		// Num RefCount Protocol Flags Type St Inode Path; accepted
+		// connections repeat the path with other flags: 00010000 listens.
+		w := strings.Fields(s.Text())
+		if len(w) == 8 && w[3] == "00010000" && strings.HasPrefix(w[7], prefix) {
+			found = append(found, w[7])
+		}
+	}
+	return found
+}
