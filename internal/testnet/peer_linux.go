@@ -1,0 +1,513 @@
+package testnet
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Step is one thing that a scripted peer does.
+type Step struct {
+	text string
+	do   func(*Peer) error
+}
+
+// String is the step as a sentence.
+func (s Step) String() string { return s.text }
+
+// Peer is one end of a connection that follows a script and writes down what
+// it sees: bytes, ends of file, errors by name.
+type Peer struct {
+	Conn net.Conn
+
+	name    string
+	signals *Signals
+	saw     []string
+}
+
+// NewPeer makes a peer of a connection, which it owns from then on. Peers that
+// share signals can wait for each other with Tell and After.
+func NewPeer(name string, c net.Conn, s *Signals) *Peer {
+	return &Peer{Conn: c, name: name, signals: s}
+}
+
+// Run does the steps in order and stops at the first that fails; the error
+// says which and what the peer had seen by then. It leaves the connection as
+// the last step left it.
+func (p *Peer) Run(steps ...Step) error {
+	for i, s := range steps {
+		p.Conn.SetDeadline(time.Now().Add(Patience))
+		if err := s.do(p); err != nil {
+			return fmt.Errorf("%s, step %d (%s): %w; until then it saw [%s]", p.name, i+1, s, err, strings.Join(p.saw, ", "))
+		}
+	}
+	return nil
+}
+
+// Saw returns what the peer has seen so far, one entry for each reading step.
+func (p *Peer) Saw() []string { return p.saw }
+
+func (p *Peer) see(format string, args ...any) {
+	p.saw = append(p.saw, fmt.Sprintf(format, args...))
+}
+
+// Play runs the peers' scripts at once and fails the test with every script
+// that failed. The connections are closed afterwards.
+func Play(t testing.TB, parts ...Part) {
+	t.Helper()
+	if err := PlayErr(parts...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Part is one peer with its script.
+type Part struct {
+	Peer  *Peer
+	Steps []Step
+}
+
+// PlayErr is Play for a caller that wants the error.
+func PlayErr(parts ...Part) error {
+	errs := make([]error, len(parts))
+	var all sync.WaitGroup
+	for i, part := range parts {
+		all.Go(func() {
+			errs[i] = part.Peer.Run(part.Steps...)
+			if errs[i] != nil {
+				part.Peer.signals.abort()
+			}
+		})
+	}
+	all.Wait()
+	for _, part := range parts {
+		part.Peer.Conn.Close()
+	}
+	return errors.Join(errs...)
+}
+
+// Signals lets peers wait for each other outside of their connection. The zero
+// value is ready; a signal once told stays told.
+type Signals struct {
+	mu      sync.Mutex
+	told    map[string]chan struct{}
+	aborted bool
+}
+
+func (s *Signals) channel(name string) chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.told == nil {
+		s.told = make(map[string]chan struct{})
+	}
+	if s.told[name] == nil {
+		s.told[name] = make(chan struct{})
+	}
+	return s.told[name]
+}
+
+func (s *Signals) tell(name string) {
+	c := s.channel(name)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	select {
+	case <-c:
+	default:
+		close(c)
+	}
+}
+
+// abort ends the waits of the other peers of a script that failed, so that the
+// first failure is the one that is read.
+func (s *Signals) abort() {
+	s.mu.Lock()
+	s.aborted = true
+	s.mu.Unlock()
+	s.tell("")
+}
+
+// Tell gives a signal to the other peers.
+func Tell(signal string) Step {
+	return Step{fmt.Sprintf("tell %q", signal), func(p *Peer) error {
+		p.signals.tell(signal)
+		return nil
+	}}
+}
+
+// After waits for a signal.
+func After(signal string) Step {
+	return Step{fmt.Sprintf("after %q", signal), func(p *Peer) error {
+		select {
+		case <-p.signals.channel(signal):
+			return nil
+		case <-p.signals.channel(""):
+			return errors.New("the other side failed")
+		case <-time.After(2 * Patience):
+			return errors.New("hung: the signal was never told")
+		}
+	}}
+}
+
+// Call runs a function of the test's own as a step.
+func Call(text string, f func() error) Step {
+	return Step{text, func(*Peer) error { return f() }}
+}
+
+// Pause does nothing for as long as told: for a peer that is slow, never to
+// wait for something.
+func Pause(d time.Duration) Step {
+	return Step{fmt.Sprintf("pause %v", d), func(*Peer) error {
+		time.Sleep(d)
+		return nil
+	}}
+}
+
+// Patient gives the steps within it this long instead of [Patience].
+func Patient(d time.Duration, s Step) Step {
+	return Step{s.text, func(p *Peer) error {
+		p.Conn.SetDeadline(time.Now().Add(d))
+		return s.do(p)
+	}}
+}
+
+// Send writes the text.
+func Send(text string) Step {
+	return Step{fmt.Sprintf("send %s", short(text)), func(p *Peer) error {
+		_, err := io.WriteString(p.Conn, text)
+		return err
+	}}
+}
+
+// SendBytewise writes the text with one call for each byte.
+func SendBytewise(text string) Step {
+	return Step{fmt.Sprintf("send %s byte by byte", short(text)), func(p *Peer) error {
+		for i := range len(text) {
+			if _, err := p.Conn.Write([]byte{text[i]}); err != nil {
+				return err
+			}
+		}
+		return nil
+	}}
+}
+
+// SendStream writes the first size bytes of a seed's stream.
+func SendStream(seed uint64, size int64) Step {
+	return Step{fmt.Sprintf("send %d bytes of stream %d", size, seed), func(p *Peer) error {
+		return p.sendStream(NewStream(seed, size))
+	}}
+}
+
+// sendStream moves the deadline with every block that went out: a long
+// transfer is not a hang.
+func (p *Peer) sendStream(s *Stream) error {
+	buf := make([]byte, streamBlock)
+	for {
+		n, err := s.Read(buf)
+		if err == io.EOF {
+			return nil
+		}
+		p.Conn.SetWriteDeadline(time.Now().Add(Patience))
+		if _, err := p.Conn.Write(buf[:n]); err != nil {
+			return err
+		}
+	}
+}
+
+// SendUntilStuck writes the stream of a seed until nothing more fits and
+// returns how much went out through sent. It is stuck when the kernel takes
+// nothing for 300 ms.
+func SendUntilStuck(seed uint64, sent *int64) Step {
+	return Step{"send until stuck", func(p *Peer) error {
+		s := NewStream(seed, 1<<40)
+		buf := make([]byte, streamBlock)
+		for {
+			n, _ := s.Read(buf)
+			p.Conn.SetWriteDeadline(time.Now().Add(300 * time.Millisecond))
+			n, err := p.Conn.Write(buf[:n])
+			*sent += int64(n)
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+		}
+	}}
+}
+
+// SendUntilError writes until that fails and sees the error.
+func SendUntilError() Step {
+	return Step{"send until that fails", func(p *Peer) error {
+		for {
+			if _, err := p.Conn.Write(make([]byte, 1<<10)); err != nil {
+				if isTimeout(err) {
+					return errors.New("hung: nobody reads, nobody resets")
+				}
+				p.see("write fails")
+				return nil
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}}
+}
+
+// SendWithFIN sends the text and the end of the stream in one segment.
+func SendWithFIN(text string) Step {
+	return Step{fmt.Sprintf("send %s together with FIN", short(text)), func(p *Peer) error {
+		if c, ok := p.Conn.(*net.TCPConn); ok {
+			if err := cork(c); err != nil {
+				return err
+			}
+		}
+		if _, err := io.WriteString(p.Conn, text); err != nil {
+			return err
+		}
+		return closeWrite(p.Conn)
+	}}
+}
+
+// cork keeps written data back until the FIN, which then travels with it.
+func cork(c *net.TCPConn) error {
+	return control(c, func(fd int) error { return unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_CORK, 1) })
+}
+
+// Expect reads exactly this text; anything else is a failure.
+func Expect(text string) Step {
+	return Step{fmt.Sprintf("expect %s", short(text)), func(p *Peer) error {
+		buf := make([]byte, len(text))
+		n, err := io.ReadFull(p.Conn, buf)
+		p.see("got %s", short(string(buf[:n])))
+		if err != nil {
+			return fmt.Errorf("after %d of %d bytes: %w", n, len(text), named(err))
+		}
+		if string(buf) != text {
+			return fmt.Errorf("got %s", short(string(buf)))
+		}
+		return nil
+	}}
+}
+
+// ExpectStream reads the first size bytes of a seed's stream.
+func ExpectStream(seed uint64, size int64) Step {
+	return Step{fmt.Sprintf("expect %d bytes of stream %d", size, seed), func(p *Peer) error {
+		got, err := p.receive(size)
+		p.see("got %d bytes, sum %08x", got.Bytes, got.CRC)
+		if err != nil {
+			return fmt.Errorf("after %d bytes: %w", got.Bytes, named(err))
+		}
+		if want := StreamSum(seed, size); got != want {
+			return fmt.Errorf("got other bytes: sum %08x, not %08x", got.CRC, want.CRC)
+		}
+		return nil
+	}}
+}
+
+// ExpectEnd reads the end of the stream: [EOF], or an errno's name.
+func ExpectEnd(want string) Step {
+	return Step{fmt.Sprintf("expect %s", want), func(p *Peer) error {
+		got, err := p.readRest()
+		if err != nil {
+			return err
+		}
+		if got != want {
+			return fmt.Errorf("the end was %s", got)
+		}
+		return nil
+	}}
+}
+
+// The ends that peers see most.
+const (
+	EOF   = "EOF"
+	RESET = "ECONNRESET"
+)
+
+// ReadToEnd reads whatever comes, and sees how much it was and how it ended.
+func ReadToEnd() Step {
+	return Step{"read to the end", func(p *Peer) error {
+		_, err := p.readRest()
+		return err
+	}}
+}
+
+func (p *Peer) readRest() (end string, err error) {
+	got, err := p.receive(1 << 62)
+	if isTimeout(err) {
+		return "", fmt.Errorf("hung: no end after %d bytes", got.Bytes)
+	}
+	if got.Bytes > 0 {
+		p.see("got %d bytes, sum %08x", got.Bytes, got.CRC)
+	}
+	end = Name(err)
+	p.see("end %s", end)
+	return end, nil
+}
+
+// receive moves the deadline with every piece that came in.
+func (p *Peer) receive(size int64) (got Sum, err error) {
+	buf := make([]byte, 128<<10)
+	for got.Bytes < size && err == nil {
+		var n int
+		n, err = p.Conn.Read(buf[:min(int64(len(buf)), size-got.Bytes)])
+		got.Write(buf[:n])
+		if n > 0 {
+			p.Conn.SetReadDeadline(time.Now().Add(Patience))
+		}
+	}
+	if got.Bytes == size {
+		err = nil
+	}
+	return got, err
+}
+
+// HalfClose says that this side is done sending.
+func HalfClose() Step {
+	return Step{"half-close", func(p *Peer) error { return closeWrite(p.Conn) }}
+}
+
+// Close closes in an orderly way: FIN, unless input is unread.
+func Close() Step {
+	return Step{"close", func(p *Peer) error { return p.Conn.Close() }}
+}
+
+// Reset closes with RST, whatever was read or sent. A unix socket has no such
+// thing: there it is a close.
+func Reset() Step {
+	return Step{"reset", func(p *Peer) error {
+		if c, ok := p.Conn.(*net.TCPConn); ok {
+			if err := c.SetLinger(0); err != nil {
+				return err
+			}
+		}
+		return p.Conn.Close()
+	}}
+}
+
+// CloseUnread waits until this much input is there and closes without reading
+// it, which the kernel turns into a reset.
+func CloseUnread(input int) Step {
+	return Step{fmt.Sprintf("close with %d bytes unread", input), func(p *Peer) error {
+		if err := p.awaitInput(input); err != nil {
+			return err
+		}
+		return p.Conn.Close()
+	}}
+}
+
+// AwaitInput waits until this much input is there and leaves it unread.
+func AwaitInput(input int) Step {
+	return Step{fmt.Sprintf("wait for %d bytes of input", input), func(p *Peer) error { return p.awaitInput(input) }}
+}
+
+func (p *Peer) awaitInput(want int) error {
+	var have int
+	var err error
+	ok := poll(Patience, func() bool {
+		err = control(p.Conn, func(fd int) (err error) {
+			have, err = unix.IoctlGetInt(fd, unix.SIOCINQ)
+			return err
+		})
+		return err != nil || have >= want
+	})
+	if !ok {
+		return fmt.Errorf("hung: %d of %d bytes came", have, want)
+	}
+	return err
+}
+
+// AwaitReset waits until the connection was reset, without reading or writing:
+// what is readable stays so.
+func AwaitReset() Step {
+	return Step{"wait for a reset", func(p *Peer) error { return p.awaitPoll(unix.POLLERR | unix.POLLHUP) }}
+}
+
+// AwaitFIN waits until the other side is done sending, without reading.
+func AwaitFIN() Step {
+	return Step{"wait for a FIN", func(p *Peer) error { return p.awaitPoll(unix.POLLRDHUP) }}
+}
+
+func (p *Peer) awaitPoll(events int16) error {
+	var err error
+	ok := poll(Patience, func() bool {
+		found := false
+		err = control(p.Conn, func(fd int) error {
+			fds := []unix.PollFd{{Fd: int32(fd), Events: events}}
+			_, err := unix.Poll(fds, 0)
+			found = fds[0].Revents&events != 0
+			if errors.Is(err, unix.EINTR) {
+				return nil
+			}
+			return err
+		})
+		return found || err != nil
+	})
+	if !ok {
+		return errors.New("hung: it never came")
+	}
+	return err
+}
+
+// Shrink makes both buffers of the socket small, so that little data fills
+// them.
+func Shrink() Step {
+	return Step{"shrink the buffers", func(p *Peer) error {
+		return control(p.Conn, func(fd int) error {
+			if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 16<<10); err != nil {
+				return err
+			}
+			return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, 16<<10)
+		})
+	}}
+}
+
+func control(c any, f func(fd int) error) error {
+	raw, err := c.(syscall.Conn).SyscallConn()
+	if err != nil {
+		return err
+	}
+	var inner error
+	if err := raw.Control(func(fd uintptr) { inner = f(int(fd)) }); err != nil {
+		return err
+	}
+	return inner
+}
+
+// Name returns what an error is called: EOF, the errno's name, or its text.
+func Name(err error) string {
+	var errno syscall.Errno
+	switch {
+	case err == nil:
+		return "no error"
+	case errors.Is(err, io.EOF):
+		return EOF
+	case isTimeout(err):
+		return "time-out"
+	case errors.As(err, &errno):
+		return unix.ErrnoName(errno)
+	}
+	return err.Error()
+}
+
+func named(err error) error {
+	if isTimeout(err) {
+		return errors.New("hung: nothing came")
+	}
+	return errors.New(Name(err))
+}
+
+func isTimeout(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded) }
+
+func short(text string) string {
+	if len(text) > 40 {
+		return fmt.Sprintf("%q... (%d bytes)", text[:20], len(text))
+	}
+	return fmt.Sprintf("%q", text)
+}
