@@ -1,0 +1,46 @@
+SHELL := /bin/bash
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+GOBUILD := CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X legate/internal/cli.version=$(VERSION)'
+
+.DEFAULT_GOAL := help
+.PHONY: help run build test lint bench image clean
+
+help:
+	@echo 'make run     build, then start a demo to play with: no Docker, no root'
+	@echo 'make build   bin/legate, one static binary'
+	@echo 'make test    the whole suite, race detector on; first installs what it lacks, where it may'
+	@echo 'make lint    gofmt, go vet, golangci-lint'
+	@echo 'make bench   CPU cost of Legate beside HAProxy and a direct connection'
+	@echo 'make image   the image legate:latest on the engine of DOCKER_HOST, without a registry'
+	@echo 'make clean   remove bin/ (built tools and engines stay in the cache folder)'
+
+run: build
+	@exec bin/legate demo
+
+build:
+	@$(GOBUILD) -o bin/legate ./cmd/legate
+
+test: build
+	@test/setup/packages.sh
+	@test/setup/engine.sh
+	@go run ./test/run
+
+lint:
+	@test/setup/lint.sh
+
+bench: build
+	@go run ./test/bench
+
+# Legate is cross-compiled by Go, so the same Dockerfile serves every engine: this classic build and
+# a `docker buildx build --platform linux/amd64,linux/arm64` after `make image ARCH=...` for each.
+# The classic builder does not set TARGETARCH itself.
+image: ARCH ?= $(shell docker version --format '{{.Server.Arch}}')
+image:
+	@[ -n '$(ARCH)' ] || { echo 'error: no Docker engine answers; hint: set DOCKER_HOST or start Docker' >&2; exit 1; }
+	@mkdir -p bin/image/linux-$(ARCH)/bin
+	@GOOS=linux GOARCH=$(ARCH) $(GOBUILD) -o bin/image/linux-$(ARCH)/bin/legate ./cmd/legate
+	@ln -sfn legate bin/image/linux-$(ARCH)/bin/env
+	@DOCKER_BUILDKIT=0 docker build --quiet --build-arg TARGETARCH=$(ARCH) --build-arg VERSION=$(VERSION) --tag legate:latest .
+
+clean:
+	@rm -rf bin
