@@ -1,0 +1,322 @@
+package pump
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// backlog of listening sockets; the kernel lowers it to net.core.somaxconn.
+const backlog = 4096
+
+// aLongTimeAgo as a deadline wakes whatever blocks on a connection.
+var aLongTimeAgo = time.Unix(1, 0)
+
+type acceptState int
+
+const (
+	accepting acceptState = iota
+	suspended
+	closing
+)
+
+// streamAcceptor accepts TCP and unix clients of one listening socket. Its one
+// goroutine owns the socket; the methods only say which state is wanted.
+type streamAcceptor struct {
+	e     *netEngine
+	h     Handler
+	l     Listener
+	slots *budget       // flows that the listener may still have; nil without a limit
+	done  chan struct{} // closed when run has returned
+	path  string        // of a unix socket
+
+	mu      sync.Mutex // guards the following
+	ln      listener
+	want    acceptState
+	have    acceptState
+	err     error // of the last change of state
+	changed *sync.Cond
+	kick    chan struct{} // closed, and replaced, when another state is wanted
+	file    os.FileInfo   // the socket file that is ours
+}
+
+// listener is what *net.TCPListener and *net.UnixListener share.
+type listener interface {
+	net.Listener
+	SetDeadline(time.Time) error
+	SyscallConn() (syscall.RawConn, error)
+}
+
+func (e *netEngine) newStreamAcceptor(l Listener, h Handler) (*streamAcceptor, error) {
+	ln, err := adoptListener(l.FD)
+	if err != nil {
+		return nil, err
+	}
+	a := &streamAcceptor{e: e, h: h, l: l, ln: ln, done: make(chan struct{}), kick: make(chan struct{})}
+	a.changed = sync.NewCond(&a.mu)
+	if l.Network == Unix {
+		a.path = ln.Addr().String()
+		a.file, _ = os.Lstat(a.path) // gone already: then there is nothing to unlink later
+	}
+	if l.Max > 0 {
+		a.slots = newBudget(l.Max)
+	}
+	// The listening socket, and one client that may be accepted before the
+	// budget says no.
+	e.fds.release(-2)
+	go a.run()
+	return a, nil
+}
+
+func (a *streamAcceptor) run() {
+	defer close(a.done)
+	defer a.e.fds.release(2)
+	for {
+		switch state, kick := a.enter(); state {
+		case suspended:
+			a.waitWhileSuspended()
+		case closing:
+			return
+		case accepting:
+			a.acceptOne(kick)
+		}
+	}
+}
+
+// enter brings the socket into the wanted state and returns that state with
+// the channel that closes when another one is wanted.
+func (a *streamAcceptor) enter() (acceptState, <-chan struct{}) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.have != a.want {
+		switch a.want {
+		case closing:
+			a.err = a.closeSocket()
+		case suspended:
+			a.err = a.refuse()
+		case accepting:
+			a.err = a.listenAgain()
+		}
+		a.have = a.want
+		a.changed.Broadcast()
+	}
+	return a.have, a.kick
+}
+
+func (a *streamAcceptor) waitWhileSuspended() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for a.want == suspended {
+		a.changed.Wait()
+	}
+}
+
+// acceptOne waits for one client and for the means to serve it. The client is
+// accepted before its descriptors are taken from the budget, so that idle
+// listeners hold none; with none left accepting pauses here.
+func (a *streamAcceptor) acceptOne(kick <-chan struct{}) {
+	if a.slots != nil && !a.slots.acquire(1, kick) {
+		return
+	}
+	c, err := a.ln.Accept()
+	if err != nil {
+		a.releaseSlot()
+		a.acceptFailed(err, kick)
+		return
+	}
+	if !a.e.fds.tryAcquire(2) {
+		a.e.cfg.Log.Warn("accepting pauses: no descriptors left", "listener", c.LocalAddr())
+		if !a.e.fds.acquire(2, kick) {
+			a.releaseSlot()
+			abort(c)
+			return
+		}
+	}
+	a.start(c)
+}
+
+// acceptFailed waits out what a retry at once would only meet again: with
+// EMFILE the client stays in the queue and Accept returns in a busy loop.
+func (a *streamAcceptor) acceptFailed(err error, kick <-chan struct{}) {
+	if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, unix.ECONNABORTED) {
+		return
+	}
+	a.e.cfg.Log.Warn("accepting pauses", "error", err)
+	if a.e.fds.acquire(2, kick) {
+		a.e.fds.release(2)
+	}
+	select {
+	case <-kick:
+	case <-time.After(100 * time.Millisecond):
+	}
+}
+
+func (a *streamAcceptor) start(c net.Conn) {
+	f := newNetFlow(a, c)
+	if !a.e.add(f) {
+		abort(c)
+		a.release()
+	}
+}
+
+// release gives back what a flow of this listener took.
+func (a *streamAcceptor) release() {
+	a.e.fds.release(2)
+	a.releaseSlot()
+}
+
+func (a *streamAcceptor) releaseSlot() {
+	if a.slots != nil {
+		a.slots.release(1)
+	}
+}
+
+// Suspend implements Acceptor.
+func (a *streamAcceptor) Suspend() error { return a.become(suspended) }
+
+// Resume implements Acceptor.
+func (a *streamAcceptor) Resume() error { return a.become(accepting) }
+
+// Close implements Acceptor.
+func (a *streamAcceptor) Close() error {
+	err := a.become(closing)
+	<-a.done
+	a.e.forget(a)
+	return err
+}
+
+func (a *streamAcceptor) become(s acceptState) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.want == closing {
+		if s == closing {
+			return nil
+		}
+		return os.ErrClosed
+	}
+	if a.want == s {
+		return nil
+	}
+	a.want = s
+	close(a.kick)
+	a.kick = make(chan struct{})
+	if a.have == accepting {
+		_ = a.ln.SetDeadline(aLongTimeAgo) // fails only on a closed listener, which blocks nobody
+	}
+	a.changed.Broadcast()
+	for a.have != s && a.want == s {
+		a.changed.Wait()
+	}
+	return a.err
+}
+
+// acceptQueued takes the clients that the kernel already promised to serve: a
+// close or shutdown of the listener would reset them.
+func (a *streamAcceptor) acceptQueued() {
+	raw, err := a.ln.SyscallConn()
+	if err != nil {
+		return
+	}
+	for a.slots == nil || a.slots.tryAcquire(1) {
+		if !a.e.fds.tryAcquire(2) {
+			a.releaseSlot()
+			return
+		}
+		c, err := acceptNow(raw)
+		if err != nil {
+			a.release()
+			return
+		}
+		a.start(c)
+	}
+}
+
+func acceptNow(raw syscall.RawConn) (net.Conn, error) {
+	var fd int
+	var err error
+	if cerr := raw.Control(func(l uintptr) { fd, _, err = unix.Accept4(int(l), unix.SOCK_CLOEXEC) }); cerr != nil {
+		return nil, cerr
+	}
+	if err != nil {
+		return nil, err
+	}
+	f := os.NewFile(uintptr(fd), "accepted")
+	defer func() { _ = f.Close() }() // FileConn works on a duplicate
+	return net.FileConn(f)
+}
+
+func (a *streamAcceptor) closeSocket() error {
+	a.acceptQueued()
+	if a.l.Network == Unix {
+		a.unlink()
+	}
+	return a.ln.Close()
+}
+
+// unlink removes the socket file unless somebody put another in its place.
+func (a *streamAcceptor) unlink() {
+	now, err := os.Lstat(a.path)
+	if err == nil && a.file != nil && os.SameFile(now, a.file) {
+		_ = os.Remove(a.path) // the next owner replaces a stale socket
+	}
+}
+
+// refuse makes the kernel answer connects with a refusal and keeps the address
+// taken: a TCP socket that was shut down stays bound and can listen again.
+func (a *streamAcceptor) refuse() error {
+	a.acceptQueued()
+	if a.l.Network == Unix {
+		return a.replaceUnix(false)
+	}
+	return a.control("suspend listener", func(fd int) error { return unix.Shutdown(fd, unix.SHUT_RD) })
+}
+
+func (a *streamAcceptor) listenAgain() error {
+	if a.l.Network == Unix {
+		return a.replaceUnix(true)
+	}
+	if err := a.control("resume listener", func(fd int) error { return unix.Listen(fd, backlog) }); err != nil {
+		return err
+	}
+	return a.ln.SetDeadline(time.Time{})
+}
+
+// replaceUnix puts another socket in the place of the present one. A unix
+// listener that was shut down never listens again (unix_listen in
+// net/unix/af_unix.c leaves sk_shutdown set), while a bound socket that does
+// not listen refuses as a TCP port does.
+func (a *streamAcceptor) replaceUnix(listening bool) error {
+	fd, err := rebindUnix(a.path, listening)
+	if err != nil {
+		return err
+	}
+	ln, err := adoptListener(fd)
+	if err != nil {
+		return err
+	}
+	old := a.ln
+	a.ln = ln
+	if a.file, err = os.Lstat(a.path); err != nil {
+		return err
+	}
+	return old.Close()
+}
+
+func (a *streamAcceptor) control(what string, f func(fd int) error) error {
+	raw, err := a.ln.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	var ferr error
+	err = raw.Control(func(fd uintptr) { ferr = f(int(fd)) })
+	if err = errors.Join(err, ferr); err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	return nil
+}

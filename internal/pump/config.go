@@ -1,0 +1,37 @@
+package pump
+
+import (
+	"io/fs"
+	"log/slog"
+	"time"
+)
+
+// NetConfig sets up the engine on package net. The zero value is useful.
+type NetConfig struct {
+	// Log hears about accepting that had to pause; nil discards.
+	Log *slog.Logger
+	// VanishAfter is how long a side may be silent about data that waits for
+	// its acknowledgement. 0 means two minutes.
+	VanishAfter time.Duration
+	// SweepEvery is how often sides are asked. 0 means 15 s.
+	SweepEvery time.Duration
+}
+
+func (c NetConfig) withDefaults() NetConfig {
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.VanishAfter == 0 {
+		c.VanishAfter = 2 * time.Minute
+	}
+	if c.SweepEvery == 0 {
+		c.SweepEvery = 15 * time.Second
+	}
+	return c
+}
+
+// UnixOptions are the access rights of a unix listening socket.
+type UnixOptions struct {
+	Mode fs.FileMode // permission bits
+	GID  int         // owning group; negative leaves it unchanged
+}

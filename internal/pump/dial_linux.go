@@ -1,0 +1,148 @@
+package pump
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+type dialed struct {
+	leg int
+	s   *side
+	err error
+}
+
+// dial tries the legs of a step and returns the first that connects, or nil
+// with each Leg.Err set.
+func (f *netFlow) dial(step Step) (int, *side) {
+	for i := range step.Dial {
+		step.Dial[i].Err = ErrNotTried
+	}
+	if step.Stagger > 0 && len(step.Dial) > 1 {
+		return f.race(step)
+	}
+	for i := range step.Dial {
+		leg := &step.Dial[i]
+		var s *side
+		if s, leg.Err = connect(f.ctx, leg); leg.Err == nil {
+			return i, s
+		}
+		if f.ctx.Err() != nil {
+			break
+		}
+	}
+	return 0, nil
+}
+
+// race starts legs Stagger apart, or as soon as one failed, and keeps the
+// first to connect (RFC 8305, section 5).
+func (f *netFlow) race(step Step) (int, *side) {
+	ctx, cancel := context.WithCancel(f.ctx)
+	defer cancel()
+	results := make(chan dialed)
+	started, pending := 0, 0
+	start := func() {
+		if started == len(step.Dial) || ctx.Err() != nil {
+			return
+		}
+		go func(i int) {
+			s, err := connect(ctx, &step.Dial[i])
+			results <- dialed{i, s, err}
+		}(started)
+		started++
+		pending++
+	}
+	winner := dialed{}
+	ticker := time.NewTicker(step.Stagger)
+	defer ticker.Stop()
+	for start(); pending > 0; {
+		select {
+		case <-ticker.C:
+			start()
+		case r := <-results:
+			pending--
+			switch {
+			case r.err == nil && winner.s == nil:
+				winner = r
+				cancel()
+			case r.err == nil:
+				_ = r.s.conn.Close() // a loser that was as quick
+			case winner.s == nil:
+				step.Dial[r.leg].Err = r.err
+				ticker.Reset(step.Stagger)
+				start()
+			}
+		}
+	}
+	if winner.s != nil {
+		step.Dial[winner.leg].Err = nil
+	}
+	return winner.leg, winner.s
+}
+
+// connect makes one connection and writes the leg's prefix.
+func connect(ctx context.Context, leg *Leg) (*side, error) {
+	if leg.Timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, leg.Timeout)
+		defer cancel()
+	}
+	c, err := open(ctx, leg)
+	if err != nil {
+		return nil, fmt.Errorf("connect: %w", err)
+	}
+	if len(leg.Prefix) > 0 {
+		if err := writePrefix(ctx, c, leg.Prefix); err != nil {
+			_ = c.Close()
+			return nil, fmt.Errorf("write prefix: %w", err)
+		}
+	}
+	return newSide(c), nil
+}
+
+func open(ctx context.Context, leg *Leg) (net.Conn, error) {
+	if leg.Open != nil {
+		return leg.Open(ctx)
+	}
+	d := net.Dialer{KeepAliveConfig: keepAlive}
+	if leg.Network == Unix {
+		return d.DialContext(ctx, "unix", leg.Path)
+	}
+	d.Control = setDialOptions
+	c, err := d.DialTCP(ctx, "tcp", netip.AddrPort{}, leg.Addr)
+	if err != nil {
+		return nil, err
+	}
+	if streamAddr(c.LocalAddr()) == streamAddr(c.RemoteAddr()) {
+		return nil, errors.Join(ErrSelfConnect, c.Close())
+	}
+	return c, nil
+}
+
+func setDialOptions(_, _ string, raw syscall.RawConn) error { return control(raw, setLowat) }
+
+func writePrefix(ctx context.Context, c net.Conn, p []byte) error {
+	if deadline, ok := ctx.Deadline(); ok {
+		_ = c.SetWriteDeadline(deadline) // fails only on a closed connection; so does the write
+	}
+	if _, err := c.Write(p); err != nil {
+		return err
+	}
+	return c.SetWriteDeadline(time.Time{})
+}
+
+// vanished tells whether err says that the other side's host fell silent.
+func vanished(err error) bool {
+	for _, e := range []error{unix.ETIMEDOUT, unix.EHOSTUNREACH, unix.ENETUNREACH} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}

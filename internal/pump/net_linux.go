@@ -1,0 +1,153 @@
+package pump
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// reserved descriptors stay free for the control socket, DNS and checks.
+const reserved = 64
+
+// netEngine carries each flow on goroutines of its own over package net.
+type netEngine struct {
+	cfg  NetConfig
+	fds  *budget // descriptors that flows may still take
+	stop chan struct{}
+	wg   sync.WaitGroup // the sweeper and every flow
+
+	buffers sync.Pool // of *[bufferSize]byte, for all copiers
+
+	mu        sync.Mutex // guards the following
+	closed    bool
+	flows     map[*netFlow]struct{}
+	acceptors map[Acceptor]struct{}
+}
+
+// NewNet returns the engine that runs on package net and goroutines.
+func NewNet(cfg NetConfig) (Engine, error) {
+	free, err := freeDescriptors()
+	if err != nil {
+		return nil, err
+	}
+	e := &netEngine{
+		cfg:       cfg.withDefaults(),
+		fds:       newBudget(free - reserved),
+		stop:      make(chan struct{}),
+		flows:     map[*netFlow]struct{}{},
+		acceptors: map[Acceptor]struct{}{},
+	}
+	e.wg.Go(e.sweep)
+	return e, nil
+}
+
+func freeDescriptors() (int, error) {
+	var lim unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &lim); err != nil {
+		return 0, fmt.Errorf("read the descriptor limit: %w", err)
+	}
+	open, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return 0, fmt.Errorf("count open descriptors: %w", err)
+	}
+	return int(min(lim.Cur, 1<<30)) - len(open), nil
+}
+
+// Serve implements Engine.
+func (e *netEngine) Serve(l Listener, h Handler) (Acceptor, error) {
+	a, err := e.serve(l, h)
+	if err != nil {
+		return nil, fmt.Errorf("serve %s listener: %w", l.Network, err)
+	}
+	e.mu.Lock()
+	closed := e.closed
+	if !closed {
+		e.acceptors[a] = struct{}{}
+	}
+	e.mu.Unlock()
+	if closed {
+		return nil, errors.Join(os.ErrClosed, a.Close())
+	}
+	return a, nil
+}
+
+func (e *netEngine) serve(l Listener, h Handler) (Acceptor, error) {
+	if l.Network == UDP {
+		return serveUDP(udpConfig{Listener: l, Handler: h, Acquire: e.fds.tryAcquire, Release: e.fds.release, Log: e.cfg.Log})
+	}
+	return e.newStreamAcceptor(l, h)
+}
+
+// Dial implements Engine.
+func (e *netEngine) Dial(ctx context.Context, leg Leg) error {
+	s, err := connect(ctx, &leg)
+	if err != nil {
+		return err
+	}
+	return s.conn.Close()
+}
+
+// Close implements Engine.
+func (e *netEngine) Close() error {
+	e.mu.Lock()
+	if e.closed {
+		e.mu.Unlock()
+		return nil
+	}
+	e.closed = true
+	acceptors := e.acceptors
+	e.acceptors = nil
+	e.mu.Unlock()
+	close(e.stop)
+	var errs []error
+	for a := range acceptors {
+		errs = append(errs, a.Close())
+		if c, ok := a.(interface{ cut(error) }); ok {
+			c.cut(os.ErrClosed)
+		}
+	}
+	for _, f := range e.live() {
+		f.cut(os.ErrClosed)
+	}
+	e.wg.Wait()
+	return errors.Join(errs...)
+}
+
+// live returns the stream flows that have not ended.
+func (e *netEngine) live() []*netFlow {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	fs := make([]*netFlow, 0, len(e.flows))
+	for f := range e.flows {
+		fs = append(fs, f)
+	}
+	return fs
+}
+
+// add registers a flow and starts it; when the engine is closing it does not.
+func (e *netEngine) add(f *netFlow) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return false
+	}
+	e.flows[f] = struct{}{}
+	e.wg.Go(f.run)
+	return true
+}
+
+func (e *netEngine) remove(f *netFlow) {
+	e.mu.Lock()
+	delete(e.flows, f)
+	e.mu.Unlock()
+}
+
+func (e *netEngine) forget(a Acceptor) {
+	e.mu.Lock()
+	delete(e.acceptors, a)
+	e.mu.Unlock()
+}

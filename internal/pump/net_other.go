@@ -1,0 +1,14 @@
+//go:build !linux
+
+package pump
+
+import "net/netip"
+
+// NewNet fails with ErrUnsupported: the engine rests on Linux sockets.
+func NewNet(NetConfig) (Engine, error) { return nil, ErrUnsupported }
+
+// BindTCP fails with ErrUnsupported.
+func BindTCP(netip.AddrPort) (int, error) { return -1, ErrUnsupported }
+
+// BindUnix fails with ErrUnsupported.
+func BindUnix(string, UnixOptions) (int, error) { return -1, ErrUnsupported }

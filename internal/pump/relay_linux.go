@@ -1,0 +1,333 @@
+package pump
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Copying starts through a buffer; two reads in a row that fill it mark a
+// stream, which is then spliced in pieces of spliceSize. While a piece is under
+// way it holds a pipe, so small messages must not start one.
+const (
+	bufferSize = 64 << 10
+	spliceSize = 1 << 20
+)
+
+// The gate of a relay decides who comes first: a client byte (or end) that is
+// about to be forwarded, or an endpoint that closes early. Only one of them
+// may happen, since bytes once sent are never sent again.
+const (
+	gateShut int32 = iota
+	gateForwarding
+	gateEarly
+)
+
+// relay carries the bytes of one flow between its two connected sides.
+type relay struct {
+	f         *netFlow
+	client    *side
+	endpoint  *side
+	step      Step
+	connected time.Time
+
+	gate    atomic.Int32
+	settled chan struct{} // closed when the settle time is over or pointless
+	ends    atomic.Int32  // directions that have passed on their end of file
+	grace   atomic.Pointer[time.Timer]
+	first   atomic.Pointer[side] // that broke
+}
+
+// run returns how the endpoint closed when it did so early, or the end of the
+// flow.
+func (r *relay) run() (early error, end *Result) {
+	if !r.step.Retry {
+		r.gate.Store(gateForwarding)
+	}
+	r.settled = make(chan struct{})
+	if r.f.ctx.Err() != nil {
+		r.interrupt() // a cut that came before the flow knew this relay
+	}
+	var up sync.WaitGroup
+	up.Go(r.clientToEndpoint)
+	early = r.endpointToClient()
+	up.Wait()
+	if t := r.grace.Load(); t != nil {
+		t.Stop()
+	}
+	if early != nil {
+		_ = r.endpoint.conn.Close()
+		return early, r.f.reopen()
+	}
+	return nil, r.finish()
+}
+
+func (r *relay) clientToEndpoint() {
+	if r.step.Settle > 0 {
+		r.waitSettled()
+	}
+	if r.gate.Load() == gateShut {
+		r.client.peek()
+	}
+	if !r.gate.CompareAndSwap(gateShut, gateForwarding) && r.gate.Load() == gateEarly {
+		return
+	}
+	r.carry(r.endpoint, r.client, &r.f.in)
+}
+
+func (r *relay) waitSettled() {
+	t := time.NewTimer(r.step.Settle)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-r.settled:
+	case <-r.f.ctx.Done():
+	}
+}
+
+func (r *relay) endpointToClient() error {
+	if r.gate.Load() == gateShut || r.step.Settle > 0 {
+		if err := r.closedEarly(); err != nil {
+			return err
+		}
+	}
+	r.carry(r.client, r.endpoint, &r.f.out)
+	return nil
+}
+
+// closedEarly waits for the endpoint's first word. It returns an error when
+// that is a close that another endpoint can make good.
+func (r *relay) closedEarly() error {
+	got := r.endpoint.peek()
+	if got != peekEOF && got != peekReset {
+		r.gate.CompareAndSwap(gateShut, gateForwarding)
+		return nil
+	}
+	late := time.Since(r.connected) > EarlyClose
+	if late || r.client.check(hasEnded) || !r.gate.CompareAndSwap(gateShut, gateEarly) {
+		r.gate.CompareAndSwap(gateShut, gateForwarding)
+		close(r.settled)
+		return nil
+	}
+	close(r.settled)
+	r.client.interrupt()
+	if got == peekEOF {
+		return io.EOF
+	}
+	return ErrReset
+}
+
+// carry moves bytes from src to dst until src's end, passes that on, and stays
+// to notice when src breaks afterwards.
+func (r *relay) carry(dst, src *side, n *atomic.Uint64) {
+	c := &copier{dst: dst, src: src, n: n, buffers: &r.f.a.e.buffers}
+	err := c.run()
+	switch {
+	case err == nil && src.broken.Load() == nil:
+		r.passEnd(dst, src)
+	case err == nil, isDeadline(err):
+		// src broke while it was written to and all it had sent is
+		// delivered, or somebody else ended this direction.
+	case c.writing:
+		r.broke(dst, err)
+	default:
+		r.broke(src, err)
+	}
+}
+
+func (r *relay) passEnd(dst, src *side) {
+	if err := dst.closeWrite(); err != nil {
+		r.broke(dst, err)
+		return
+	}
+	if r.ends.Add(1) == 2 {
+		r.interrupt()
+		return
+	}
+	if src.raw != nil && src.await(hasError) == nil {
+		r.broke(src, ErrReset)
+	}
+}
+
+// broke ends the flow because s was reset or vanished: what s had sent before
+// may still be delivered for a second, the other direction has nowhere to go.
+func (r *relay) broke(s *side, err error) {
+	if !s.breakWith(err, vanished(err)) {
+		return
+	}
+	if r.first.CompareAndSwap(nil, s) {
+		r.grace.Store(time.AfterFunc(lingerTime, r.interrupt))
+	}
+	other := r.other(s)
+	_ = other.conn.SetReadDeadline(aLongTimeAgo)
+	_ = s.conn.SetWriteDeadline(aLongTimeAgo)
+	if vanished(err) {
+		s.interrupt()
+	}
+}
+
+func (r *relay) other(s *side) *side {
+	if s == r.client {
+		return r.endpoint
+	}
+	return r.client
+}
+
+// interrupt ends both directions.
+func (r *relay) interrupt() {
+	r.client.interrupt()
+	r.endpoint.interrupt()
+}
+
+// finish closes both sides the way the flow ended.
+func (r *relay) finish() *Result {
+	s := r.first.Load()
+	if err := context.Cause(r.f.ctx); err != nil {
+		abort(r.client.conn)
+		abort(r.endpoint.conn)
+		return &Result{Cause: CauseCut, Err: err}
+	}
+	if s == nil {
+		_ = r.client.conn.Close()
+		_ = r.endpoint.conn.Close()
+		return &Result{Cause: CauseEOF}
+	}
+	b := s.broken.Load()
+	r.other(s).drain(b.at.Add(lingerTime))
+	abort(r.other(s).conn)
+	abort(s.conn)
+	switch {
+	case b.vanished:
+		return &Result{Cause: CausePeerVanished, Err: b.err}
+	case s == r.client:
+		return &Result{Cause: CauseClientReset, Err: b.err}
+	}
+	return &Result{Cause: CauseEndpointReset, Err: b.err}
+}
+
+// copier moves bytes one way.
+type copier struct {
+	dst, src *side
+	n        *atomic.Uint64
+	buffers  *sync.Pool
+	writing  bool // the error came from dst
+	buf      *[bufferSize]byte
+	got      int
+	err      error
+}
+
+// run returns nil at src's end of file.
+func (c *copier) run() error {
+	full := 0
+	for {
+		n, err := c.message()
+		if err != nil {
+			return err
+		}
+		switch {
+		case n == 0:
+			return nil
+		case n < bufferSize:
+			full = 0
+		default:
+			full++
+		}
+		if full >= 2 {
+			full = 0
+			if end, err := c.stream(); end || err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// message moves what one read finds; 0 is the end of the file. The buffer is
+// taken when there is something to read and given back before the next wait.
+func (c *copier) message() (int, error) {
+	if c.src.raw == nil {
+		c.takeBuffer()
+		c.got, c.err = c.src.conn.Read(c.buf[:])
+		if errors.Is(c.err, io.EOF) {
+			c.err = nil
+		}
+	} else if err := c.src.raw.Read(c.tryRead); err != nil {
+		c.got, c.err = 0, err
+	}
+	if c.buf == nil {
+		return 0, c.err
+	}
+	defer c.putBuffer()
+	if c.got <= 0 || c.err != nil {
+		return 0, c.err
+	}
+	m, err := c.dst.conn.Write(c.buf[:c.got])
+	c.n.Add(uint64(m))
+	c.writing = err != nil
+	return c.got, err
+}
+
+func (c *copier) tryRead(fd uintptr) bool {
+	c.takeBuffer()
+	for {
+		c.got, c.err = unix.Read(int(fd), c.buf[:])
+		switch {
+		case errors.Is(c.err, unix.EINTR):
+			continue
+		case errors.Is(c.err, unix.EAGAIN):
+			c.putBuffer()
+			return false
+		}
+		return true
+	}
+}
+
+func (c *copier) takeBuffer() {
+	var ok bool
+	if c.buf, ok = c.buffers.Get().(*[bufferSize]byte); !ok {
+		c.buf = new([bufferSize]byte)
+	}
+}
+
+func (c *copier) putBuffer() {
+	c.buffers.Put(c.buf)
+	c.buf = nil
+}
+
+// stream splices while src keeps filling pieces. It tells whether src ended.
+// io.CopyN takes the kernel's splice(2) path only between these very types.
+func (c *copier) stream() (end bool, err error) {
+	dst, ok := c.dst.conn.(*net.TCPConn)
+	if !ok || c.src.raw == nil {
+		return false, nil
+	}
+	for {
+		n, err := io.CopyN(dst, c.src.conn, spliceSize)
+		c.n.Add(uint64(n))
+		switch {
+		case errors.Is(err, io.EOF):
+			return true, nil
+		case err != nil:
+			// The error does not say whose it is; the sockets do.
+			c.writing = c.dst.check(isClosed)
+			return false, err
+		}
+		if !c.src.check(func(fd uintptr) bool { return pending(fd) >= bufferSize }) {
+			return false, nil
+		}
+	}
+}
+
+// pending returns how many bytes wait to be read.
+func pending(fd uintptr) int {
+	n, err := unix.IoctlGetInt(int(fd), unix.SIOCINQ)
+	if err != nil {
+		return 0
+	}
+	return n
+}
