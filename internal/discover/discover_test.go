@@ -85,7 +85,7 @@ func (z *zone) questions() []time.Time {
 var errServer = &net.DNSError{Err: "server misbehaving", Name: "db", Server: "192.0.2.53:53"}
 var errNoName = &net.DNSError{Err: "no such host", Name: "db", Server: "192.0.2.53:53", IsNotFound: true}
 
-func name(host string) spec.Target {
+func dnsTarget(host string) spec.Target {
 	return spec.Target{Source: spec.SourceDNS, Protocol: spec.TCP, Host: host, Port: 5432}
 }
 
@@ -179,16 +179,16 @@ func TestDNS_OrderIsStableAndDistinct(t *testing.T) {
 		z := &zone{}
 		z.answer(nil, "192.0.2.9", "2001:db8::1", "::ffff:192.0.2.1", "192.0.2.1", "192.0.2.5")
 		d, n := bench(t, z)
-		d.Apply([]spec.Target{name("db")})
+		d.Apply([]spec.Target{dnsTarget("db")})
 		synctest.Wait()
-		a, _ := n.last(name("db"))
+		a, _ := n.last(dnsTarget("db"))
 		want := []string{"192.0.2.1:5432", "[2001:db8::1]:5432", "192.0.2.5:5432", "192.0.2.9:5432"}
 		if got := addresses(a); !slices.Equal(got, want) {
 			t.Errorf("endpoints %v, want %v", got, want)
 		}
 		z.answer(nil, "192.0.2.5", "192.0.2.9", "2001:db8::1", "192.0.2.1")
 		pass(time.Minute)
-		if all := n.all(name("db")); len(all) != 1 {
+		if all := n.all(dnsTarget("db")); len(all) != 1 {
 			t.Errorf("a rotated answer was told as a change: %v", all)
 		}
 	})
@@ -209,14 +209,14 @@ func TestDNS_ChangeIsFollowedWithinThePeriod(t *testing.T) {
 				z.answer(nil, "192.0.2.1")
 				d := New(Config{Set: n.set, Lookup: z.lookup, Hosts: emptyFile(t), ResolvConf: file(t, test.resolvConf)})
 				defer d.Close()
-				d.Apply([]spec.Target{name("db")})
+				d.Apply([]spec.Target{dnsTarget("db")})
 				pass(time.Hour)
 				if asked, most := len(z.questions()), int(time.Hour/(test.within*9/10))+1; asked > most {
 					t.Errorf("asked %d times in an hour, at most %d expected", asked, most)
 				}
 				z.answer(nil, "192.0.2.2")
 				pass(test.within)
-				if a, _ := n.last(name("db")); !slices.Equal(addresses(a), []string{"192.0.2.2:5432"}) {
+				if a, _ := n.last(dnsTarget("db")); !slices.Equal(addresses(a), []string{"192.0.2.2:5432"}) {
 					t.Errorf("endpoints %v after %v", addresses(a), test.within)
 				}
 			})
@@ -229,23 +229,23 @@ func TestSuspect_AsksAtOnceButOnceASecond(t *testing.T) {
 		z := &zone{}
 		z.answer(nil, "192.0.2.1")
 		d, n := bench(t, z)
-		d.Apply([]spec.Target{name("db")})
+		d.Apply([]spec.Target{dnsTarget("db")})
 		pass(2 * time.Second)
 		z.answer(nil, "192.0.2.2")
-		d.Suspect(name("db"))
+		d.Suspect(dnsTarget("db"))
 		synctest.Wait()
-		if a, _ := n.last(name("db")); !slices.Equal(addresses(a), []string{"192.0.2.2:5432"}) {
+		if a, _ := n.last(dnsTarget("db")); !slices.Equal(addresses(a), []string{"192.0.2.2:5432"}) {
 			t.Errorf("endpoints %v right after a suspicion", addresses(a))
 		}
 		before := len(z.questions())
 		for range 1000 {
-			d.Suspect(name("db"))
+			d.Suspect(dnsTarget("db"))
 			pass(10 * time.Millisecond)
 		}
 		if asked := len(z.questions()) - before; asked < 9 || asked > 11 {
 			t.Errorf("asked %d times in 10 s of suspicion, want once a second", asked)
 		}
-		d.Suspect(name("nobody watches this")) // and nothing happens
+		d.Suspect(dnsTarget("nobody watches this")) // and nothing happens
 	})
 }
 
@@ -254,11 +254,11 @@ func TestDNS_FailureKeepsTheLastGoodAnswer(t *testing.T) {
 		z := &zone{}
 		z.answer(nil, "192.0.2.1")
 		d, n := bench(t, z)
-		d.Apply([]spec.Target{name("db")})
+		d.Apply([]spec.Target{dnsTarget("db")})
 		synctest.Wait()
 		z.answer(errServer)
 		pass(24 * time.Hour)
-		a, _ := n.last(name("db"))
+		a, _ := n.last(dnsTarget("db"))
 		if !slices.Equal(addresses(a), []string{"192.0.2.1:5432"}) || a.Err == nil {
 			t.Fatalf("answer %v %v, want the last good endpoints and an error", addresses(a), a.Err)
 		}
@@ -268,7 +268,7 @@ func TestDNS_FailureKeepsTheLastGoodAnswer(t *testing.T) {
 		if age := time.Since(a.At); age < 24*time.Hour || age > 24*time.Hour+period {
 			t.Errorf("age %v, want that of the last good answer", age)
 		}
-		if all := n.all(name("db")); len(all) != 2 {
+		if all := n.all(dnsTarget("db")); len(all) != 2 {
 			t.Errorf("told %d times, want the answer and the error once each", len(all))
 		}
 
@@ -279,9 +279,9 @@ func TestDNS_FailureKeepsTheLastGoodAnswer(t *testing.T) {
 		}
 		pass(time.Until(q[len(q)-1].Add(ceiling + floor)))
 		z.answer(nil, "192.0.2.2")
-		d.Suspect(name("db"))
+		d.Suspect(dnsTarget("db"))
 		pass(floor)
-		if a, _ := n.last(name("db")); !slices.Equal(addresses(a), []string{"192.0.2.2:5432"}) || a.Err != nil {
+		if a, _ := n.last(dnsTarget("db")); !slices.Equal(addresses(a), []string{"192.0.2.2:5432"}) || a.Err != nil {
 			t.Errorf("answer %v %v a second after a suspicion", addresses(a), a.Err)
 		}
 	})
@@ -292,25 +292,25 @@ func TestDNS_NoSuchNameIsBelievedAfter30Seconds(t *testing.T) {
 		z := &zone{}
 		z.answer(nil, "192.0.2.1")
 		d, n := bench(t, z)
-		d.Apply([]spec.Target{name("db")})
+		d.Apply([]spec.Target{dnsTarget("db")})
 		synctest.Wait()
 		z.answer(errNoName)
-		d.Suspect(name("db"))
+		d.Suspect(dnsTarget("db"))
 		pass(floor)
-		if a, _ := n.last(name("db")); len(a.Endpoints) != 1 || a.Err == nil {
+		if a, _ := n.last(dnsTarget("db")); len(a.Endpoints) != 1 || a.Err == nil {
 			t.Errorf("answer %v %v, want the old endpoint and the error", addresses(a), a.Err)
 		}
 		pass(weakFor - time.Millisecond)
-		if a, _ := n.last(name("db")); len(a.Endpoints) != 1 {
+		if a, _ := n.last(dnsTarget("db")); len(a.Endpoints) != 1 {
 			t.Errorf("the endpoint is gone before its time: %v", a)
 		}
 		pass(time.Millisecond)
-		if a, _ := n.last(name("db")); len(a.Endpoints) != 0 || a.Err == nil {
+		if a, _ := n.last(dnsTarget("db")); len(a.Endpoints) != 0 || a.Err == nil {
 			t.Errorf("answer %v %v, want none and the error", addresses(a), a.Err)
 		}
 		z.answer(nil, "192.0.2.1")
 		pass(period)
-		if a, _ := n.last(name("db")); len(a.Endpoints) != 1 || a.Err != nil {
+		if a, _ := n.last(dnsTarget("db")); len(a.Endpoints) != 1 || a.Err != nil {
 			t.Errorf("answer %v %v after the name came back", addresses(a), a.Err)
 		}
 	})
@@ -321,13 +321,13 @@ func TestDNS_ServerThatFailsAfterNoSuchNameProvesNothing(t *testing.T) {
 		z := &zone{}
 		z.answer(nil, "192.0.2.1")
 		d, n := bench(t, z)
-		d.Apply([]spec.Target{name("db")})
+		d.Apply([]spec.Target{dnsTarget("db")})
 		synctest.Wait()
 		z.answer(errNoName)
 		pass(2 * period)
 		z.answer(errServer)
 		pass(time.Hour)
-		if a, _ := n.last(name("db")); len(a.Endpoints) != 1 {
+		if a, _ := n.last(dnsTarget("db")); len(a.Endpoints) != 1 {
 			t.Errorf("one answer during a restart of the name server emptied the target: %+v", a)
 		}
 	})
@@ -338,9 +338,9 @@ func TestDNS_NameMissingAtStartIsTold(t *testing.T) {
 		z := &zone{}
 		z.answer(errNoName)
 		d, n := bench(t, z)
-		d.Apply([]spec.Target{name("db")})
+		d.Apply([]spec.Target{dnsTarget("db")})
 		synctest.Wait()
-		a, ok := n.last(name("db"))
+		a, ok := n.last(dnsTarget("db"))
 		if !ok || a.Err == nil || len(a.Endpoints) != 0 || !a.At.IsZero() {
 			t.Fatalf("answer %+v, want an error at once", a)
 		}
@@ -356,24 +356,24 @@ func TestDNS_SilentServerBlocksNobody(t *testing.T) {
 		d, n := bench(t, z)
 		start := time.Now()
 		fix := spec.Target{Source: spec.SourceFixed, Protocol: spec.TCP, Host: "192.0.2.1", Port: 80}
-		d.Apply([]spec.Target{name("db")})
-		d.Suspect(name("db"))
-		d.Apply([]spec.Target{name("db"), fix})
+		d.Apply([]spec.Target{dnsTarget("db")})
+		d.Suspect(dnsTarget("db"))
+		d.Apply([]spec.Target{dnsTarget("db"), fix})
 		synctest.Wait()
 		if _, ok := n.last(fix); !ok {
 			t.Error("another target waits for the silent name server")
 		}
-		if _, ok := n.last(name("db")); ok {
+		if _, ok := n.last(dnsTarget("db")); ok {
 			t.Error("an answer from a silent name server")
 		}
-		pass(question)
-		if a, _ := n.last(name("db")); !errors.Is(a.Err, context.DeadlineExceeded) {
-			t.Errorf("error %v after %v, want the time-out", a.Err, question)
+		pass(patience)
+		if a, _ := n.last(dnsTarget("db")); !errors.Is(a.Err, context.DeadlineExceeded) {
+			t.Errorf("error %v after %v, want the time-out", a.Err, patience)
 		}
 		d.Apply([]spec.Target{fix})
 		d.Close()
-		if waited := time.Since(start); waited != question {
-			t.Errorf("Apply or Close waited %v for the name server", waited-question)
+		if waited := time.Since(start); waited != patience {
+			t.Errorf("Apply or Close waited %v for the name server", waited-patience)
 		}
 	})
 }
@@ -385,9 +385,9 @@ func TestDNS_LocalhostIsLoopback(t *testing.T) {
 		d := New(Config{Set: n.set, Lookup: z.lookup, Hosts: file(t, "192.0.2.7 localhost\n"), ResolvConf: emptyFile(t)})
 		defer d.Close()
 		for _, host := range []string{"localhost", "LocalHost", "db.localhost"} {
-			d.Apply([]spec.Target{name(host)})
+			d.Apply([]spec.Target{dnsTarget(host)})
 			synctest.Wait()
-			a, _ := n.last(name(host))
+			a, _ := n.last(dnsTarget(host))
 			if len(a.Endpoints) == 0 {
 				t.Errorf("%s: no endpoints", host)
 			}
@@ -410,19 +410,19 @@ func TestDNS_HostsFileComesFirst(t *testing.T) {
 		z.answer(errNoName)
 		d := New(Config{Set: n.set, Lookup: z.lookup, Hosts: hosts, ResolvConf: emptyFile(t)})
 		defer d.Close()
-		d.Apply([]spec.Target{name("db"), name("db2")})
+		d.Apply([]spec.Target{dnsTarget("db"), dnsTarget("db2")})
 		synctest.Wait()
-		if a, _ := n.last(name("db")); !slices.Equal(addresses(a), []string{"192.0.2.7:5432", "[2001:db8::7]:5432"}) {
+		if a, _ := n.last(dnsTarget("db")); !slices.Equal(addresses(a), []string{"192.0.2.7:5432", "[2001:db8::7]:5432"}) {
 			t.Errorf("endpoints %v", addresses(a))
 		}
-		if a, _ := n.last(name("db2")); a.Err == nil {
+		if a, _ := n.last(dnsTarget("db2")); a.Err == nil {
 			t.Errorf("a name in a comment has endpoints %v", addresses(a))
 		}
 		if err := os.WriteFile(hosts, []byte("192.0.2.8\tdb aad41cda9ecb aa\n"), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		pass(floor)
-		if a, _ := n.last(name("db")); !slices.Equal(addresses(a), []string{"192.0.2.8:5432"}) {
+		if a, _ := n.last(dnsTarget("db")); !slices.Equal(addresses(a), []string{"192.0.2.8:5432"}) {
 			t.Errorf("endpoints %v after the file changed", addresses(a))
 		}
 	})
@@ -433,26 +433,70 @@ func TestApply_SharesWatchesAndLeavesThemAlone(t *testing.T) {
 		z := &zone{}
 		z.answer(nil, "192.0.2.1")
 		d, n := bench(t, z)
-		d.Apply([]spec.Target{name("db"), name("db")})
+		d.Apply([]spec.Target{dnsTarget("db"), dnsTarget("db")})
 		synctest.Wait()
-		d.Apply([]spec.Target{name("db"), name("other")})
+		d.Apply([]spec.Target{dnsTarget("db"), dnsTarget("other")})
 		synctest.Wait()
 		if asked := len(z.questions()); asked != 2 {
 			t.Errorf("%d questions, want one per name", asked)
 		}
-		d.Apply([]spec.Target{name("other")})
+		d.Apply([]spec.Target{dnsTarget("other")})
 		z.answer(nil, "192.0.2.2")
 		pass(period)
-		if all := n.all(name("db")); len(all) != 1 {
+		if all := n.all(dnsTarget("db")); len(all) != 1 {
 			t.Errorf("a dropped target was told of: %v", all)
 		}
-		if all := n.all(name("other")); len(all) != 2 {
+		if all := n.all(dnsTarget("other")); len(all) != 2 {
 			t.Errorf("the other one was told %d answers, want 2", len(all))
 		}
-		d.Apply([]spec.Target{name("db")})
+		d.Apply([]spec.Target{dnsTarget("db")})
 		synctest.Wait()
-		if all := n.all(name("db")); len(all) != 2 {
+		if all := n.all(dnsTarget("db")); len(all) != 2 {
 			t.Errorf("a target that came back was told %d answers in all, want 2", len(all))
+		}
+	})
+}
+
+func TestDNS_TargetsOfOneNameShareTheQuestion(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		z := &zone{}
+		z.answer(nil, "192.0.2.1")
+		d, n := bench(t, z)
+		var targets []spec.Target
+		for port := range uint16(100) {
+			targets = append(targets, spec.Target{Source: spec.SourceDNS, Protocol: spec.TCP, Host: "db", Port: 8000 + port})
+		}
+		d.Apply(targets)
+		pass(time.Hour)
+		if asked, most := len(z.questions()), int(time.Hour/(period*9/10))+1; asked > most {
+			t.Errorf("100 targets asked %d times in an hour, one asks %d times", asked, most)
+		}
+
+		// An answer from before a suspicion does not allay it.
+		d.Suspect(targets[0])
+		pass(floor)
+		z.answer(nil, "192.0.2.2")
+		d.Suspect(targets[1])
+		pass(floor)
+		if a, _ := n.last(targets[1]); !slices.Equal(addresses(a), []string{"192.0.2.2:8001"}) {
+			t.Errorf("endpoints %v a second after the suspicion", addresses(a))
+		}
+
+		// The target that asks is dropped in the middle of its question.
+		z.mu.Lock()
+		z.block = true
+		z.mu.Unlock()
+		pass(period)
+		z.mu.Lock()
+		z.block = false
+		z.mu.Unlock()
+		z.answer(nil, "192.0.2.3")
+		d.Apply(targets[50:])
+		pass(patience)
+		for _, target := range targets[50:] {
+			if a, _ := n.last(target); a.Err != nil || a.Endpoints[0].Addr.Addr().String() != "192.0.2.3" {
+				t.Fatalf("%v: %v %v", target, addresses(a), a.Err)
+			}
 		}
 	})
 }
@@ -462,11 +506,11 @@ func TestClose_LeavesNothingBehind(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := &notebook{}
 		d := New(Config{Set: n.set, Lookup: (&zone{block: true}).lookup, Hosts: emptyFile(t), ResolvConf: emptyFile(t)})
-		d.Apply([]spec.Target{name("a"), name("b"), {Source: spec.SourceFixed, Protocol: spec.Unix, Path: "/s"}})
+		d.Apply([]spec.Target{dnsTarget("a"), dnsTarget("b"), {Source: spec.SourceFixed, Protocol: spec.Unix, Path: "/s"}})
 		d.Close()
-		d.Apply([]spec.Target{name("c")})
+		d.Apply([]spec.Target{dnsTarget("c")})
 		d.Close()
-		if _, ok := n.last(name("c")); ok {
+		if _, ok := n.last(dnsTarget("c")); ok {
 			t.Error("a watch began after Close")
 		}
 	})

@@ -11,6 +11,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"legate/internal/spec"
@@ -23,10 +24,10 @@ const (
 	// small question every five seconds is nothing to a name server. Whoever
 	// cannot wait that long is served by Suspect.
 	period = 5 * time.Second
-	// question is the limit for one lookup. Go's resolver gives each of up to
+	// patience is the limit for one lookup. Go's resolver gives each of up to
 	// three servers in resolv.conf five seconds: with less, a name server
 	// that is down at the top of the list would hide the good one below it.
-	question = 16 * time.Second
+	patience = 16 * time.Second
 	// dockerServer is the name server in containers on user-defined networks.
 	// It states a TTL of 600 s for names of containers, which change with
 	// every restart, and it is on this machine: it is asked every second.
@@ -38,10 +39,34 @@ type dns struct {
 	lookup     func(context.Context, string) ([]netip.Addr, error)
 	hosts      string
 	resolvConf string
+
+	mu    sync.Mutex // guards names and the users in them
+	names map[string]*name
+}
+
+// name is what the targets with one name share, so that a range of a hundred
+// ports asks one question and not a hundred.
+type name struct {
+	users int
+	turn  chan struct{} // capacity one; held by who uses latest
+	latest
+}
+
+// latest is the newest answer for a name.
+type latest struct {
+	asked, ended time.Time
+	addrs        []netip.Addr
+	again        time.Duration // after asked
+	err          error
 }
 
 func newDNS(c Config) *dns {
-	s := &dns{lookup: c.Lookup, hosts: cmp.Or(c.Hosts, "/etc/hosts"), resolvConf: cmp.Or(c.ResolvConf, "/etc/resolv.conf")}
+	s := &dns{
+		lookup:     c.Lookup,
+		hosts:      cmp.Or(c.Hosts, "/etc/hosts"),
+		resolvConf: cmp.Or(c.ResolvConf, "/etc/resolv.conf"),
+		names:      map[string]*name{},
+	}
 	if s.lookup == nil {
 		s.lookup = systemLookup
 	}
@@ -56,21 +81,80 @@ func systemLookup(ctx context.Context, name string) ([]netip.Addr, error) {
 }
 
 func (s *dns) Watch(ctx context.Context, q Query, set func(Result)) error {
+	host := q.Target.Host
+	n := s.enter(host)
+	defer s.leave(host, n)
+	var doubt time.Time
 	for {
-		asked := time.Now()
-		addrs, again, err := s.find(ctx, q.Target.Host)
-		switch {
-		case err == nil:
-			set(Result{Endpoints: endpoints(q.Target, addrs)})
-		case notFound(err):
-			set(Result{Err: explain(q.Target.Host, err), Weak: true})
-		default:
-			return explain(q.Target.Host, err)
+		now, err := s.ask(ctx, n, question{name: host, after: doubt})
+		if err != nil {
+			return err
 		}
-		if err := q.Wait(ctx, asked, jitter(again)); err != nil {
+		switch {
+		case now.err == nil:
+			set(Result{Endpoints: endpoints(q.Target, now.addrs)})
+		case notFound(now.err):
+			set(Result{Err: explain(host, now.err), Weak: true})
+		default:
+			return explain(host, now.err)
+		}
+		if doubt, err = q.Wait(ctx, now.asked, jitter(now.again)); err != nil {
 			return err
 		}
 	}
+}
+
+func (s *dns) enter(host string) *name {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := s.names[host]
+	if n == nil {
+		n = &name{turn: make(chan struct{}, 1)}
+		s.names[host] = n
+	}
+	n.users++
+	return n
+}
+
+func (s *dns) leave(host string, n *name) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n.users--; n.users == 0 {
+		delete(s.names, host)
+	}
+}
+
+// question is one that a target has: an answer that was asked for by another
+// target will do when it is fresh and was asked after the given time.
+type question struct {
+	name  string
+	after time.Time
+}
+
+// ask returns the latest answer for a name, after a lookup where it is too
+// old. It returns an error only when ctx ends.
+func (s *dns) ask(ctx context.Context, n *name, q question) (latest, error) {
+	select {
+	case n.turn <- struct{}{}:
+	case <-ctx.Done():
+		return latest{}, ctx.Err()
+	}
+	defer func() { <-n.turn }()
+	// The shortest pause of a watch is a little below floor, by its jitter.
+	if n.asked.After(q.after) && time.Since(n.ended) < floor*9/10 {
+		return n.latest, nil
+	}
+	if _, err := (Query{}).Wait(ctx, n.asked, floor*9/10); err != nil {
+		return latest{}, err
+	}
+	now := latest{asked: time.Now()}
+	now.addrs, now.again, now.err = s.find(ctx, q.name)
+	if ctx.Err() != nil { // ours, not the name server's: no answer for the others
+		return latest{}, ctx.Err()
+	}
+	now.ended = time.Now()
+	n.latest = now
+	return now, nil
 }
 
 // find returns the addresses of a name and when to ask again.
@@ -84,7 +168,7 @@ func (s *dns) find(ctx context.Context, name string) ([]netip.Addr, time.Duratio
 	if addrs := hostsAddrs(s.hosts, name); len(addrs) > 0 {
 		return addrs, floor, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, question)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	addrs, err := s.lookup(ctx, name)
 	again := period

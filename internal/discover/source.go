@@ -48,23 +48,25 @@ type Result struct {
 }
 
 // Wait returns pause after asked, or at a suspicion, but not before floor has
-// passed since asked. It returns an error when ctx ends.
-func (q Query) Wait(ctx context.Context, asked time.Time, pause time.Duration) error {
+// passed since asked. It returns when the suspicion came, zero without one, and
+// an error when ctx ends.
+func (q Query) Wait(ctx context.Context, asked time.Time, pause time.Duration) (time.Time, error) {
 	timer := time.NewTimer(time.Until(asked.Add(pause)))
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
-		return ctx.Err()
+		return time.Time{}, ctx.Err()
 	case <-timer.C:
-		return nil
+		return time.Time{}, nil
 	case <-q.Suspect:
 	}
+	doubt := time.Now()
 	timer.Reset(time.Until(asked.Add(floor)))
 	select {
 	case <-ctx.Done():
-		return ctx.Err()
+		return time.Time{}, ctx.Err()
 	case <-timer.C:
-		return nil
+		return doubt, nil
 	}
 }
 

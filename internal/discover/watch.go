@@ -59,7 +59,7 @@ func (w *watch) ask() {
 			return
 		}
 		w.hand(Result{Err: err})
-		if q.Wait(w.ctx, time.Now(), jitter(pause)) != nil {
+		if _, err := q.Wait(w.ctx, time.Now(), jitter(pause)); err != nil {
 			return
 		}
 		pause = min(2*pause, ceiling)
