@@ -38,7 +38,7 @@ type Listen struct {
 // String gives the address in the form that a link is written in.
 func (l Listen) String() string {
 	if l.Protocol == Unix {
-		return "unix:" + l.Path
+		return "unix:" + escape(l.Path)
 	}
 	s := strconv.Itoa(int(l.Port))
 	if l.Host != "" {
@@ -79,7 +79,7 @@ type Target struct {
 // String gives the target in the form that it is written in.
 func (t Target) String() string {
 	if t.Protocol == Unix {
-		return "unix:" + t.Path
+		return "unix:" + escape(t.Path)
 	}
 	s := joinHostPort(t.Host, t.Port)
 	if t.Protocol == UDP {

@@ -1,0 +1,360 @@
+package spec
+
+import (
+	"errors"
+	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// ParseConfig is what links take from outside their own text. The zero value
+// is not useful: Options are literal, so start from DefaultOptions.
+type ParseConfig struct {
+	Options Options // of every link that does not set its own
+	// Bind is the address of a LISTEN that names none: an IP address,
+	// "localhost", or "" and "*" for every address.
+	Bind   string
+	Origin Origin // "": OriginArguments; EnvLinks: OriginEnvironment
+	// Hosts are the link entries of /etc/hosts. Only EnvLinks reads them.
+	Hosts []HostEntry
+}
+
+// CommandError says that an argument is a word that can only be a command.
+type CommandError struct{ Word string }
+
+// Error names the word.
+func (e *CommandError) Error() string { return e.Unwrap().Error() }
+
+// Unwrap gives the same as a UserError, for callers that suggest no command.
+func (e *CommandError) Unwrap() error {
+	return Errorf("a link is LISTEN=TARGET, for example 6379="+e.Word+":6379",
+		"%q is neither a command nor a link", e.Word)
+}
+
+// ParseLinks reads the positional arguments of one command: links, or the two
+// arguments HOST NUMBER that dokku/ambassador took. The error is a *UserError,
+// or a *CommandError for a word that cannot be a link.
+func ParseLinks(args []string, o ParseConfig) ([]Link, error) {
+	if link, ok, err := parseHostNumber(args, o); ok {
+		return link, err
+	}
+	var all []Link
+	for _, arg := range args {
+		if isWord(arg) && !isDigits(arg) {
+			return nil, &CommandError{Word: arg}
+		}
+		links, err := ParseLink(arg, o)
+		if err != nil {
+			return nil, err
+		}
+		for _, l := range links {
+			if err := clash(all, l); err != nil {
+				return nil, err
+			}
+			all = append(all, l)
+		}
+	}
+	return all, nil
+}
+
+// LinkList reads links separated by white space, the form of LEGATE_LINKS.
+// What is wrong with one link is a warning and does not touch the others; the
+// error is only for a list of which nothing is left.
+func LinkList(text string, o ParseConfig) (links []Link, warnings []string, err error) {
+	if o.Origin == "" {
+		o.Origin = OriginEnvironment
+	}
+	for _, word := range strings.Fields(text) {
+		parsed, err := ParseLink(word, o)
+		if err != nil {
+			warnings = append(warnings, "LEGATE_LINKS: "+explain(err))
+			continue
+		}
+		for _, l := range parsed {
+			if err := clash(links, l); err != nil {
+				warnings = append(warnings, "LEGATE_LINKS: "+explain(err))
+				continue
+			}
+			links = append(links, l)
+		}
+	}
+	if len(links) == 0 {
+		err = nothingLeft(warnings)
+		if err == nil {
+			err = Errorf("write LEGATE_LINKS=6379=redis:6379", "LEGATE_LINKS names no link")
+		}
+	}
+	return links, warnings, err
+}
+
+// ParseLink reads one LINK: [LISTEN=]TARGET[,TARGET...][;option=value...]. A
+// range and tcp+udp make several links. The error is a *UserError.
+func ParseLink(text string, o ParseConfig) ([]Link, error) {
+	links, err := parseLink(text, o)
+	if err != nil {
+		return nil, inText("link", text, err)
+	}
+	return links, nil
+}
+
+func parseLink(text string, o ParseConfig) ([]Link, error) {
+	if err := checkText(text); err != nil {
+		return nil, err
+	}
+	head, settings, _ := strings.Cut(text, ";")
+	if strings.Contains(text, ";") && settings == "" {
+		return nil, Errorf("write ;option=value after it or remove the semicolon", "nothing follows %q", ";")
+	}
+	on, targetText, err := splitLink(head)
+	if err != nil {
+		return nil, err
+	}
+	raw, err := parseTargetList(targetText, on)
+	if err != nil {
+		return nil, err
+	}
+	if on == nil {
+		if on, err = sharedListen(head, raw); err != nil {
+			return nil, err
+		}
+	}
+	name, options, err := linkOptions(settings, o.Options, on)
+	if err != nil {
+		return nil, err
+	}
+	return expand(on, raw, Link{Name: name, Options: options, Origin: o.Origin, Text: text}, o.Bind)
+}
+
+// splitLink finds the LISTEN; it is nil where the link has none. An = that
+// stands after something else belongs to a target.
+func splitLink(head string) (on *listening, targets string, err error) {
+	left, right, found := strings.Cut(head, "=")
+	if !found {
+		return nil, head, nil
+	}
+	on, err = parseListening(left)
+	if err == nil {
+		return on, right, nil
+	}
+	for _, target := range strings.Split(head, ",") {
+		if source := foreignSource(target); source != "" {
+			return nil, "", noSource(target, source)
+		}
+	}
+	if strings.Contains(left, ",") {
+		each := strings.Split(left, ",")
+		for i, one := range each {
+			each[i] = one + "=" + right
+		}
+		return nil, "", Errorf("write one link for each: "+strings.Join(each, " "),
+			"LISTEN %q has a comma, and a link listens on one address", left)
+	}
+	return nil, "", err
+}
+
+// sharedListen is the LISTEN of a link that has none: the port of its targets.
+func sharedListen(head string, raw []rawTarget) (*listening, error) {
+	first := raw[0]
+	for _, t := range raw {
+		if t.low == 0 {
+			return nil, Errorf("write the port to listen on first: 6379="+head,
+				"target %q has no port, so there is none to listen on", t.text)
+		}
+		if t.low != first.low || t.high != first.high {
+			return nil, Errorf("write the port to listen on first: "+portRange(first.low, first.high)+"="+head,
+				"the targets %q and %q have different ports, so which one to listen on is not clear", first.text, t.text)
+		}
+		if t.protocol != first.protocol {
+			return nil, Errorf("make two links of it, for example "+first.text+" and "+t.text,
+				"the targets %q and %q have different protocols", first.text, t.text)
+		}
+	}
+	on := &listening{low: first.low, high: first.high, protocols: []Protocol{TCP}}
+	on.text = portRange(on.low, on.high)
+	if first.protocol == UDP {
+		on.protocols, on.text = []Protocol{UDP}, on.text+"/udp"
+	}
+	return on, nil
+}
+
+// expand makes the links of every protocol and port; base holds what they
+// have in common, its Name empty or the option's value.
+func expand(on *listening, raw []rawTarget, base Link, bind string) ([]Link, error) {
+	host, err := ParseBind(bind)
+	if err != nil {
+		return nil, err
+	}
+	if on.named {
+		host = on.host
+	}
+	if base.Origin == "" {
+		base.Origin = OriginArguments
+	}
+	var links []Link
+	for _, p := range on.protocols {
+		for port := on.low; port <= on.high; port++ {
+			l := base
+			l.Listen = Listen{Protocol: p, Host: host, Port: uint16(port), Path: on.path}
+			if p == Unix {
+				l.Listen.Host = ""
+			}
+			l.Name = on.linkName(base.Name, l.Listen)
+			if l.Targets, err = resolve(raw, on, l.Listen); err != nil {
+				return nil, err
+			}
+			if err := Validate(l); err != nil {
+				return nil, err
+			}
+			links = append(links, l)
+		}
+	}
+	return links, nil
+}
+
+// resolve gives the targets of one listening address.
+func resolve(raw []rawTarget, on *listening, l Listen) ([]Target, error) {
+	targets := make([]Target, 0, len(raw))
+	for _, r := range raw {
+		t, err := r.target(on, l)
+		if err != nil {
+			return nil, err
+		}
+		targets = append(targets, t)
+	}
+	return targets, nil
+}
+
+// ParseTargets reads the TARGET of a swap. The link's LISTEN gives the port
+// and the protocol that the text leaves out. The error is a *UserError.
+func ParseTargets(text string, l Link) ([]Target, error) {
+	targets, err := parseTargets(text, l)
+	if err != nil {
+		return nil, inText("target", text, err)
+	}
+	return targets, nil
+}
+
+func parseTargets(text string, l Link) ([]Target, error) {
+	if err := checkText(text); err != nil {
+		return nil, err
+	}
+	if strings.Contains(text, ";") {
+		return nil, Errorf("write only TARGET[,TARGET...]", "a swap changes the target and no options")
+	}
+	on := &listening{
+		text: l.Listen.String(), path: l.Listen.Path, protocols: []Protocol{l.Listen.Protocol},
+		low: int(l.Listen.Port), high: int(l.Listen.Port),
+	}
+	raw, err := parseTargetList(text, on)
+	if err != nil {
+		return nil, err
+	}
+	if l.Targets, err = resolve(raw, on, l.Listen); err != nil {
+		return nil, err
+	}
+	return l.Targets, validateTargets(l)
+}
+
+// parseHostNumber reads dokku's form; ok says whether it was that form.
+func parseHostNumber(args []string, o ParseConfig) (links []Link, ok bool, err error) {
+	if len(args) != 2 || !isDigits(args[1]) || isDigits(args[0]) {
+		return nil, false, nil
+	}
+	host, source, err := parseHost(strings.Trim(args[0], "[]"))
+	if err != nil {
+		return nil, false, nil
+	}
+	text := args[0] + " " + args[1]
+	port, err := parsePort(args[1])
+	if err != nil {
+		return nil, true, inText("link", text, err)
+	}
+	on := &listening{text: args[1], low: port, high: port, protocols: []Protocol{TCP}}
+	raw := []rawTarget{{text: args[0], source: source, host: host, low: port, high: port}}
+	links, err = expand(on, raw, Link{Options: o.Options, Origin: o.Origin, Text: text}, o.Bind)
+	if err != nil {
+		err = inText("link", text, err)
+	}
+	return links, true, err
+}
+
+// clash tells whether the new link wants what one of the others has.
+func clash(others []Link, l Link) error {
+	for _, other := range others {
+		if overlap(other.Listen, l.Listen) {
+			return inText("link", l.Text, Errorf("give one of them another LISTEN",
+				"link %q already listens on %s", other.Text, other.Listen))
+		}
+		if other.Name == l.Name {
+			return inText("link", l.Text, Errorf("give one of them another name",
+				"link %q is already called %q", other.Text, l.Name))
+		}
+	}
+	return nil
+}
+
+// checkText finds what no link has in any place, before it confuses the
+// message about some other part.
+func checkText(text string) error {
+	if text == "" {
+		return Errorf("write LISTEN=TARGET, for example 6379=redis:6379", "it is empty")
+	}
+	if !utf8.ValidString(text) {
+		return Errorf("write it in UTF-8", "it is not text")
+	}
+	for _, r := range text {
+		if unicode.IsSpace(r) {
+			return Errorf("remove it, or give each link as an argument of its own; in a path a space is %20",
+				"it has white space in it")
+		}
+		if !unicode.IsPrint(r) {
+			return Errorf("remove it", "it has the unprintable character %q in it", r)
+		}
+	}
+	return nil
+}
+
+func isWord(s string) bool { return s != "" && !strings.ContainsAny(s, ".:/=,") }
+
+func isDigits(s string) bool {
+	for _, c := range []byte(s) {
+		if c < '0' || c > '9' {
+			return false
+		}
+	}
+	return s != ""
+}
+
+func portRange(low, high int) string {
+	if low == high {
+		return strconv.Itoa(low)
+	}
+	return strconv.Itoa(low) + "-" + strconv.Itoa(high)
+}
+
+// inText says in which text the error is.
+func inText(kind, text string, err error) error {
+	var u *UserError
+	if !errors.As(err, &u) {
+		return err
+	}
+	return &UserError{What: kind + " " + strconv.Quote(text) + ": " + u.What, Hint: u.Hint}
+}
+
+// explain gives the error with its hint in one line, for a warning.
+func explain(err error) string {
+	var u *UserError
+	if errors.As(err, &u) && u.Hint != "" {
+		return u.What + " (" + u.Hint + ")"
+	}
+	return err.Error()
+}
+
+// nothingLeft turns the warnings of a source that gave no link into an error.
+func nothingLeft(warnings []string) error {
+	if len(warnings) == 0 {
+		return nil
+	}
+	return Errorf("", "%s", strings.Join(warnings, "; "))
+}

@@ -1,0 +1,252 @@
+package spec
+
+import (
+	"net/netip"
+	"strings"
+)
+
+// rawTarget is one TARGET as written, before LISTEN's port and protocol fill
+// what it leaves out.
+type rawTarget struct {
+	text      string
+	protocol  Protocol // "": LISTEN's
+	source    string
+	host      string
+	low, high int // both 0: LISTEN's
+	path      string
+}
+
+// foreignSources are the sources of other versions, as their targets begin.
+var foreignSources = [...]string{"srv", "consul", "etcd", "docker", "file"}
+
+// foreignSource names the source that text asks for, "" when none. A port
+// after the colon makes it a host of that name: docker:2375, consul:8500.
+func foreignSource(text string) string {
+	for _, source := range foreignSources {
+		if rest, ok := strings.CutPrefix(text, source+":"); ok && !isPortText(rest) {
+			return source
+		}
+	}
+	return ""
+}
+
+func isPortText(s string) bool {
+	s, _, _ = strings.Cut(s, "/")
+	low, high, ranged := strings.Cut(s, "-")
+	return isDigits(low) && (!ranged || isDigits(high))
+}
+
+func noSource(target, source string) error {
+	return Errorf("it has addresses, names (DNS A and AAAA) and unix sockets: write HOST:PORT or unix:/PATH",
+		"target %q needs the source %s, which this version does not have", target, source)
+}
+
+// parseTargetList reads TARGET[,TARGET...]. on is the LISTEN, nil where the
+// link has none; it only helps to write better hints.
+func parseTargetList(text string, on *listening) ([]rawTarget, error) {
+	before := ""
+	if on != nil {
+		before = on.text + "="
+	}
+	if text == "" {
+		return nil, Errorf("write "+before+"HOST:PORT", "it has no target")
+	}
+	var list []rawTarget
+	for _, one := range strings.Split(text, ",") {
+		if one == "" {
+			return nil, Errorf("remove the comma, or write a target on both sides of it", "one of its targets is empty")
+		}
+		t, err := parseTarget(one, before)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, t)
+	}
+	return list, nil
+}
+
+func parseTarget(text, before string) (rawTarget, error) {
+	t := rawTarget{text: text}
+	if source := foreignSource(text); source != "" {
+		return t, noSource(text, source)
+	}
+	if rest, ok := strings.CutPrefix(text, "unix:"); ok && !isPortText(rest) {
+		var err error
+		t.protocol, t.source = Unix, SourceFixed
+		t.path, err = parsePath(rest)
+		return t, err
+	}
+	address, err := t.cutProtocol()
+	if err != nil {
+		return t, err
+	}
+	host, ports, err := splitHostPort(address, before)
+	if err != nil {
+		return t, err
+	}
+	if t.host, t.source, err = parseHost(host); err != nil {
+		return t, err
+	}
+	if ports != "" {
+		t.low, t.high, err = parsePorts(ports)
+	}
+	return t, err
+}
+
+// cutProtocol takes tcp:// and udp:// or /tcp and /udp off.
+func (t *rawTarget) cutProtocol() (address string, err error) {
+	scheme, rest, found := strings.Cut(t.text, "://")
+	if !found {
+		address, suffix, found := strings.Cut(t.text, "/")
+		if !found {
+			return address, nil
+		}
+		t.protocol = Protocol(suffix)
+		return address, t.checkSuffix(address, suffix)
+	}
+	switch t.protocol = Protocol(scheme); t.protocol {
+	case TCP, UDP:
+	default:
+		return "", noScheme(t.text, scheme, rest)
+	}
+	if address, path, found := strings.Cut(rest, "/"); found {
+		return "", Errorf("write "+scheme+"://"+address, "target %q has %q after its address", t.text, "/"+path)
+	}
+	return rest, nil
+}
+
+func (t *rawTarget) checkSuffix(address, suffix string) error {
+	switch suffix {
+	case "tcp", "udp":
+		return nil
+	case "tcp+udp":
+		return Errorf("write it behind the port to listen on: 53/tcp+udp="+address,
+			"target %q has two protocols", t.text)
+	}
+	return Errorf("write /tcp or /udp after the port, or unix:/PATH for a socket file",
+		"target %q has %q after its address, which is not a protocol", t.text, "/"+suffix)
+}
+
+// noScheme explains http://h and the like, where people mean the host.
+func noScheme(text, scheme, rest string) error {
+	host, _, _ := strings.Cut(rest, "/")
+	if i := strings.LastIndexByte(host, '@'); i >= 0 {
+		host = host[i+1:]
+	}
+	ports := map[string]string{
+		"http": "80", "ws": "80", "https": "443", "wss": "443", "redis": "6379", "rediss": "6379",
+		"postgres": "5432", "postgresql": "5432", "mysql": "3306", "amqp": "5672", "mongodb": "27017",
+	}
+	if port := ports[scheme]; port != "" && !strings.Contains(host, ":") {
+		host += ":" + port
+	}
+	if host == "" {
+		host = "HOST:PORT"
+	}
+	return Errorf("write "+host+": what it speaks passes through as it is",
+		"target %q has the scheme %s, and links carry plain tcp or udp", text, scheme)
+}
+
+// splitHostPort takes HOST[:PORTS] apart. before is what stands in front of
+// it in the link, for hints.
+func splitHostPort(text, before string) (host, ports string, err error) {
+	if strings.HasPrefix(text, "[") {
+		return splitBrackets(text)
+	}
+	if text == "" {
+		return "", "", Errorf("write "+before+"HOST:PORT", "a target has no host")
+	}
+	switch colons := strings.Count(text, ":"); {
+	case colons == 0 && isDigits(text):
+		return "", "", portOnly(text, before)
+	case colons == 0:
+		return text, "", nil
+	case strings.Contains(text, "::"):
+		return "", "", unbracketed(text)
+	}
+	if swapped := dockerOrder(text); swapped != "" && before == "" {
+		return "", "", Errorf("the listening side stands before an =: write "+swapped, "%q is in Docker's order", text)
+	}
+	if looksLikeIPv6(text) {
+		return "", "", unbracketed(text)
+	}
+	host, ports, _ = strings.Cut(text, ":")
+	switch {
+	case strings.Contains(ports, ":"):
+		return "", "", Errorf("write HOST:PORT", "target %q has too many colons", text)
+	case host == "":
+		return "", "", Errorf("write "+before+"HOST:"+ports, "target %q has no host", text)
+	case ports == "":
+		return "", "", Errorf("write a port after the colon, or leave it out for the listening one", "target %q has no port after the colon", text)
+	}
+	return host, ports, nil
+}
+
+func portOnly(text, before string) error {
+	if before == "" {
+		return Errorf("write "+text+"=HOST:PORT", "it is only a port, without a target")
+	}
+	return Errorf("write "+before+"HOST:"+text, "target %q is only a port: which host is meant?", text)
+}
+
+func splitBrackets(text string) (host, ports string, err error) {
+	host, rest, found := strings.Cut(text[1:], "]")
+	ports, colon := strings.CutPrefix(rest, ":")
+	switch a, bad := netip.ParseAddr(host); {
+	case !found, rest != "" && !colon:
+		return "", "", Errorf("write [ADDRESS]:PORT", "target %q has brackets that do not match", text)
+	case colon && ports == "":
+		return "", "", Errorf("write a port after the colon, or leave it out for the listening one", "target %q has no port after the colon", text)
+	case bad != nil || !a.Is6():
+		return "", "", Errorf("write "+host+rest, "target %q has brackets around what is not an IPv6 address", text)
+	}
+	return host, ports, nil
+}
+
+// dockerOrder turns Docker's [ADDR:]PORT:HOST[:PORT] and PORT:PORT into the
+// link that was meant; it gives "" for anything else.
+func dockerOrder(text string) string {
+	part := strings.Split(text, ":")
+	listen := 0
+	if len(part) > 2 && isDigits(part[1]) {
+		if _, err := listenHost(part[0]); err == nil {
+			listen = 1
+		}
+	}
+	if !isDigits(part[listen]) || len(part) < listen+2 || len(part) > listen+3 {
+		return ""
+	}
+	target := strings.Join(part[listen+1:], ":")
+	if isDigits(target) {
+		target = "HOST:" + target
+	}
+	return strings.Join(part[:listen+1], ":") + "=" + target
+}
+
+// target fills in what the text leaves to the LISTEN. l is one of on's.
+func (t rawTarget) target(on *listening, l Listen) (Target, error) {
+	if t.protocol == Unix {
+		return Target{Source: t.source, Protocol: Unix, Path: t.path}, nil
+	}
+	protocol := t.protocol
+	if protocol == "" {
+		protocol = l.Protocol
+	}
+	if protocol == Unix {
+		protocol = TCP
+	}
+	port := int(l.Port)
+	switch {
+	case t.low == 0 && l.Protocol == Unix:
+		return Target{}, Errorf("write a port after it", "target %q has no port, and a unix socket has none to take", t.text)
+	case t.low == 0:
+	case t.low == t.high:
+		port = t.low
+	case t.high-t.low != on.high-on.low || l.Protocol == Unix:
+		return Target{}, Errorf("make both ranges equally long, or write the targets with commas",
+			"target %q has %d ports and LISTEN %q has %d", t.text, t.high-t.low+1, on.text, on.high-on.low+1)
+	default:
+		port = t.low + port - on.low
+	}
+	return Target{Source: t.source, Protocol: protocol, Host: t.host, Port: uint16(port)}, nil
+}
