@@ -8,7 +8,9 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"sync"
 	"syscall"
 	"testing"
@@ -78,15 +80,24 @@ func start(ctx context.Context, engine lab.Engine) (*lab.Lab, error) {
 
 // images has every host ready for every scenario, Legate by the command that users type.
 func images(ctx context.Context, hosts *lab.Lab) error {
-	for _, host := range []*lab.Host{hosts.A, hosts.B} {
+	return hosts.Each(func(host *lab.Host) error {
 		for _, image := range append(lab.Walkthrough(), tools) {
 			if err := host.Import(ctx, image); err != nil {
 				return err
 			}
 		}
-	}
-	return nil
+		return makeImage(ctx, host)
+	})
 }
 
 // tools is an image with what the scenarios need besides Redis.
-var tools = lab.Image{Name: "legate-e2e/tools", Programs: []string{"dnsmasq", "redis-cli", "socat"}}
+var tools = lab.Image{Name: "legate-e2e/tools", Programs: []string{"dnsmasq", "redis-cli", "redis-server", "socat"}}
+
+func makeImage(ctx context.Context, host *lab.Host) error {
+	cmd := exec.CommandContext(ctx, "make", "--no-print-directory", "-C", filepath.Join("..", ".."), "image")
+	cmd.Env = host.Environ()
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("make image: %w\n%s", err, out)
+	}
+	return nil
+}

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"legate/internal/testnet"
 	"legate/test/e2e/lab"
 )
 
@@ -34,29 +35,20 @@ func eachEngine(t *testing.T, scenario func(t *testing.T, w *world)) {
 		t.Run("engine="+engine.Label, func(t *testing.T) { scenario(t, enter(t, engine)) })
 	}
 	for _, why := range missing {
-		t.Run("engine=missing", func(t *testing.T) { skip(t, why) })
+		t.Run("engine=missing", func(t *testing.T) { testnet.Skip(t, why) })
 	}
 }
 
 func needs(t *testing.T) {
 	t.Helper()
 	if os.Getuid() != 0 {
-		skip(t, "needs root for network namespaces and Docker engines")
+		testnet.Skip(t, "needs root for network namespaces and Docker engines")
 	}
 	for _, program := range []string{"ip", "docker", "nsenter", "unshare", "redis-server", "redis-cli", "socat", "busybox", "dnsmasq"} {
 		if _, err := exec.LookPath(program); err != nil {
-			skip(t, "needs "+program+": run test/setup/packages.sh")
+			testnet.Skip(t, "needs "+program+": run test/setup/packages.sh")
 		}
 	}
-}
-
-// skip is no way to a green CI.
-func skip(t *testing.T, why string) {
-	t.Helper()
-	if os.Getenv("CI") == "true" {
-		t.Fatalf("CI must not skip this: %s", why)
-	}
-	t.Skip(why) //nolint:forbidigo // the one place that may
 }
 
 func enter(t *testing.T, engine lab.Engine) *world {
@@ -138,4 +130,13 @@ func eventually(t *testing.T, within time.Duration, condition func() (ok bool, w
 	if err := lab.Poll(ctx, condition); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// tryCombined returns both streams, as they appear on a screen.
+func (h host) tryCombined(command string) (string, error) {
+	h.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	out, err := h.Command(ctx, words(h.t, command)...).CombinedOutput()
+	return strings.TrimSpace(string(out)), err
 }

@@ -66,19 +66,19 @@ func (l *Lab) up(ctx context.Context) error {
 	if err := l.net.up(ctx, l.hosts()); err != nil {
 		return err
 	}
-	return l.each(func(h *Host) error { return h.startDocker(ctx) })
+	return l.Each(func(h *Host) error { return h.startDocker(ctx) })
 }
 
 // Close removes containers, engines, namespaces and folders. It may be called after a failed start.
 func (l *Lab) Close() error {
-	err := l.each((*Host).stopDocker)
+	err := l.Each((*Host).stopDocker)
 	return errors.Join(err, l.clear(), l.lock.Close())
 }
 
 // Reset removes every container, volume and network of both hosts and mends the cable, so that a
 // scenario finds the hosts as they were at the start (images stay).
 func (l *Lab) Reset(ctx context.Context) error {
-	return errors.Join(l.net.plug(ctx, "up", l.A.Name), l.each(func(h *Host) error { return h.reset(ctx) }))
+	return errors.Join(l.net.plug(ctx, "up", l.A.Name), l.Each(func(h *Host) error { return h.reset(ctx) }))
 }
 
 // Cut pulls the cable out of host A: packets between the hosts vanish, nothing is told.
@@ -87,7 +87,8 @@ func (l *Lab) Cut(ctx context.Context) error { return l.net.plug(ctx, "down", l.
 // Mend plugs the cable of Cut in again.
 func (l *Lab) Mend(ctx context.Context) error { return l.net.plug(ctx, "up", l.A.Name) }
 
-func (l *Lab) each(f func(*Host) error) error {
+// Each calls f for both hosts at once and returns what failed, with the host's name.
+func (l *Lab) Each(f func(*Host) error) error {
 	hosts := l.hosts()
 	errs := make([]error, len(hosts))
 	var wg sync.WaitGroup
