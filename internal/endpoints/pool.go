@@ -1,0 +1,333 @@
+// Package endpoints knows the live endpoints of every target and what became
+// of the last attempts at them. Endpoints are known by identity: links that
+// reach the same one share what is known about it.
+//
+// An endpoint that failed is tried last, and a probe (connect and close) looks
+// for its return, so that finding out costs no client anything.
+package endpoints
+
+import (
+	"context"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"legate/internal/spec"
+)
+
+// Config of a Pool. Dial is required.
+type Config struct {
+	// Dial connects to an endpoint and closes the connection, within the
+	// given time.
+	Dial func(ctx context.Context, e spec.Endpoint, timeout time.Duration) error
+	// Changed is told of every target whose endpoints, or their states,
+	// changed. It may call the pool. Nil tells nobody.
+	Changed func(t spec.Target)
+	// Suspect is told of every target with an endpoint that failed. Nil tells
+	// nobody.
+	Suspect func(t spec.Target)
+	// Log hears of state changes; nil discards.
+	Log *slog.Logger
+}
+
+// State of an endpoint.
+type State uint8
+
+// The states: nothing is known before the first attempt.
+const (
+	Unknown State = iota
+	Serving
+	Failing
+)
+
+// Attention says how closely a target's endpoints are watched.
+type Attention uint8
+
+// The degrees of attention, each including the one before.
+const (
+	Idle   Attention = iota // failing endpoints are probed once a second
+	Down                    // unknown ones, too
+	Urgent                  // both every 100 ms, since somebody waits
+	Check                   // all of them, once a second
+)
+
+// Probes of this pool.
+const (
+	probeTimeout  = time.Second
+	probeInterval = time.Second
+	probeUrgent   = 100 * time.Millisecond
+	// udpPenalty is how long a UDP endpoint that refused is tried last: there
+	// is no connect that could tell of its return.
+	udpPenalty = 5 * time.Second
+)
+
+// Pool is the set of live endpoints. Its methods may be called from any
+// goroutine.
+type Pool struct {
+	cfg  Config
+	ctx  context.Context
+	stop context.CancelFunc
+	wg   sync.WaitGroup // probes
+
+	mu        sync.Mutex // guards the following
+	targets   map[spec.Target]*target
+	endpoints map[spec.Endpoint]*endpoint
+}
+
+type target struct {
+	answer   spec.Answer
+	watchers map[any]Attention
+}
+
+type endpoint struct {
+	spec.Endpoint
+	targets map[spec.Target]struct{} // that have it now
+	state   State
+	lastErr error
+	tried   time.Time
+	probing bool
+	poke    chan struct{} // wakes the probe, which looks at everything anew
+}
+
+// Candidate is an endpoint that may serve, with what is known of it.
+type Candidate struct {
+	spec.Endpoint
+	From    spec.Target // the target it belongs to
+	State   State
+	LastErr error     // of the last failed attempt
+	Tried   time.Time // the last attempt; zero for none
+}
+
+// New returns an empty pool.
+func New(cfg Config) *Pool {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Changed == nil {
+		cfg.Changed = func(spec.Target) {}
+	}
+	if cfg.Suspect == nil {
+		cfg.Suspect = func(spec.Target) {}
+	}
+	p := &Pool{cfg: cfg, targets: map[spec.Target]*target{}, endpoints: map[spec.Endpoint]*endpoint{}}
+	p.ctx, p.stop = context.WithCancel(context.Background())
+	return p
+}
+
+// Close stops the probes and returns when none runs any more.
+func (p *Pool) Close() {
+	p.mu.Lock()
+	p.stop()
+	p.mu.Unlock()
+	p.wg.Wait()
+}
+
+// Set makes a the answer for t. Endpoints that stay keep their state.
+func (p *Pool) Set(t spec.Target, a spec.Answer) {
+	p.mu.Lock()
+	tg := p.target(t)
+	for _, e := range tg.answer.Endpoints {
+		if !slices.Contains(a.Endpoints, e) {
+			p.leave(t, e)
+		}
+	}
+	tg.answer = a
+	for _, e := range a.Endpoints {
+		p.join(t, e)
+	}
+	p.mu.Unlock()
+	p.cfg.Changed(t)
+}
+
+// Keep forgets every target but these.
+func (p *Pool) Keep(targets []spec.Target) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for t, tg := range p.targets {
+		if slices.Contains(targets, t) {
+			continue
+		}
+		for _, e := range tg.answer.Endpoints {
+			p.leave(t, e)
+		}
+		delete(p.targets, t)
+	}
+}
+
+// Answer returns what the source last said of t.
+func (p *Pool) Answer(t spec.Target) spec.Answer {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if tg := p.targets[t]; tg != nil {
+		return tg.answer
+	}
+	return spec.Answer{}
+}
+
+// Watch sets how closely owner wants the targets watched.
+func (p *Pool) Watch(owner any, targets []spec.Target, a Attention) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, t := range targets {
+		tg := p.target(t)
+		if a == Idle {
+			delete(tg.watchers, owner)
+		} else {
+			tg.watchers[owner] = a
+		}
+		for _, e := range tg.answer.Endpoints {
+			p.attend(p.endpoints[e])
+		}
+	}
+}
+
+func (p *Pool) target(t spec.Target) *target {
+	tg := p.targets[t]
+	if tg == nil {
+		tg = &target{watchers: map[any]Attention{}}
+		p.targets[t] = tg
+	}
+	return tg
+}
+
+func (p *Pool) join(t spec.Target, e spec.Endpoint) {
+	ep := p.endpoints[e]
+	if ep == nil {
+		ep = &endpoint{Endpoint: e, targets: map[spec.Target]struct{}{}, poke: make(chan struct{}, 1)}
+		p.endpoints[e] = ep
+	}
+	ep.targets[t] = struct{}{}
+	p.attend(ep)
+}
+
+func (p *Pool) leave(t spec.Target, e spec.Endpoint) {
+	ep := p.endpoints[e]
+	if ep == nil {
+		return
+	}
+	delete(ep.targets, t)
+	if len(ep.targets) == 0 {
+		delete(p.endpoints, e)
+	}
+	ep.wake()
+}
+
+// Candidates appends the endpoints of the targets to buf, best first: those
+// that serve or are unknown in round-robin order by turn, then the failing
+// ones, longest ago first.
+func (p *Pool) Candidates(targets []spec.Target, turn uint64, buf []Candidate) []Candidate {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	start := len(buf)
+	for _, t := range targets {
+		buf = p.appendCandidates(t, buf, start)
+	}
+	list := buf[start:]
+	if n := uint64(len(list)); n > 1 {
+		rotate(list, int(turn%n))
+		slices.SortStableFunc(list, later)
+	}
+	return buf
+}
+
+func (p *Pool) appendCandidates(t spec.Target, buf []Candidate, start int) []Candidate {
+	tg := p.targets[t]
+	if tg == nil {
+		return buf
+	}
+	for _, e := range tg.answer.Endpoints {
+		if slices.ContainsFunc(buf[start:], func(c Candidate) bool { return c.Endpoint == e }) {
+			continue
+		}
+		ep := p.endpoints[e]
+		buf = append(buf, Candidate{Endpoint: e, From: t, State: ep.stateNow(), LastErr: ep.lastErr, Tried: ep.tried})
+	}
+	return buf
+}
+
+func (e *endpoint) stateNow() State {
+	if e.Protocol == spec.UDP && e.state == Failing && time.Since(e.tried) > udpPenalty {
+		return Unknown
+	}
+	return e.state
+}
+
+func rotate(list []Candidate, n int) {
+	slices.Reverse(list[:n])
+	slices.Reverse(list[n:])
+	slices.Reverse(list)
+}
+
+// later orders failing candidates behind the others and by their last attempt.
+func later(a, b Candidate) int {
+	switch fa, fb := a.State == Failing, b.State == Failing; {
+	case fa && fb:
+		return a.Tried.Compare(b.Tried)
+	case fa:
+		return 1
+	case fb:
+		return -1
+	}
+	return 0
+}
+
+// Report says what became of an attempt at e; nil means that it connected.
+func (p *Pool) Report(e spec.Endpoint, err error) {
+	p.mu.Lock()
+	ep := p.endpoints[e]
+	if ep == nil {
+		p.mu.Unlock()
+		return
+	}
+	changed, targets := p.record(ep, err), ep.targetList()
+	p.mu.Unlock()
+	p.tell(targets, changed, err)
+}
+
+// record notes the outcome and tells whether the state changed.
+func (p *Pool) record(ep *endpoint, err error) bool {
+	was := ep.state
+	ep.tried = time.Now()
+	ep.state = Serving
+	if err != nil {
+		ep.state, ep.lastErr = Failing, err
+	}
+	if was == ep.state {
+		return false
+	}
+	switch {
+	case err != nil:
+		p.cfg.Log.Info("endpoint fails", "endpoint", ep, "error", err)
+	case was == Failing:
+		p.cfg.Log.Info("endpoint serves again", "endpoint", ep)
+	}
+	p.attend(ep)
+	return true
+}
+
+func (p *Pool) tell(targets []spec.Target, changed bool, err error) {
+	for _, t := range targets {
+		if err != nil {
+			p.cfg.Suspect(t)
+		}
+		if changed {
+			p.cfg.Changed(t)
+		}
+	}
+}
+
+func (e *endpoint) targetList() []spec.Target {
+	list := make([]spec.Target, 0, len(e.targets))
+	for t := range e.targets {
+		list = append(list, t)
+	}
+	return list
+}
+
+func (e *endpoint) wake() {
+	select {
+	case e.poke <- struct{}{}:
+	default:
+	}
+}

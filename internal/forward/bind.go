@@ -1,0 +1,123 @@
+package forward
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os/user"
+	"strconv"
+	"syscall"
+
+	"legate/internal/pump"
+	"legate/internal/spec"
+)
+
+// Bind makes the listening sockets of a link in this process's own network
+// namespace: two for localhost where there is IPv6, one otherwise.
+func Bind(s spec.Link) ([]pump.Listener, error) {
+	if s.Listen.Protocol == spec.Unix {
+		return bindUnix(s)
+	}
+	addrs, err := addresses(s.Listen)
+	if err != nil {
+		return nil, err
+	}
+	var ls []pump.Listener
+	for i, a := range addrs {
+		fd, err := bindAddr(s.Listen.Protocol, a)
+		if i > 0 && noIPv6(err) {
+			break // localhost without ::1
+		}
+		if err != nil {
+			return nil, errors.Join(err, closeListeners(ls))
+		}
+		ls = append(ls, pump.Listener{Network: pump.Network(s.Listen.Protocol), FD: fd, Max: s.Options.MaxConnections})
+	}
+	return ls, nil
+}
+
+func bindAddr(p spec.Protocol, a netip.AddrPort) (int, error) {
+	if p == spec.UDP {
+		return pump.BindUDP(a)
+	}
+	return pump.BindTCP(a)
+}
+
+// noIPv6 tells whether err says that the host has no ::1, because IPv6 is not
+// in its kernel or is disabled, as in containers on Docker's default bridge.
+func noIPv6(err error) bool {
+	return errors.Is(err, syscall.EADDRNOTAVAIL) || errors.Is(err, syscall.EAFNOSUPPORT)
+}
+
+func addresses(l spec.Listen) ([]netip.AddrPort, error) {
+	switch l.Host {
+	case "":
+		return []netip.AddrPort{netip.AddrPortFrom(netip.IPv6Unspecified(), l.Port)}, nil
+	case "localhost":
+		return []netip.AddrPort{
+			netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), l.Port),
+			netip.AddrPortFrom(netip.IPv6Loopback(), l.Port),
+		}, nil
+	}
+	a, err := netip.ParseAddr(l.Host)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", l, err)
+	}
+	return []netip.AddrPort{netip.AddrPortFrom(a, l.Port)}, nil
+}
+
+func bindUnix(s spec.Link) ([]pump.Listener, error) {
+	gid := -1
+	if g := s.Options.SocketGroup; g != "" {
+		var err error
+		if gid, err = groupID(g); err != nil {
+			return nil, fmt.Errorf("listen on %s: %w", s.Listen, err)
+		}
+	}
+	fd, err := pump.BindUnix(s.Listen.Path, pump.UnixOptions{Mode: fs.FileMode(s.Options.SocketMode), GID: gid})
+	if err != nil {
+		return nil, err
+	}
+	return []pump.Listener{{Network: pump.Unix, FD: fd, Max: s.Options.MaxConnections}}, nil
+}
+
+func groupID(name string) (int, error) {
+	if id, err := strconv.Atoi(name); err == nil && id >= 0 {
+		return id, nil
+	}
+	g, err := user.LookupGroup(name)
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(g.Gid)
+}
+
+func closeListeners(ls []pump.Listener) error {
+	var errs []error
+	for _, l := range ls {
+		errs = append(errs, syscall.Close(l.FD))
+	}
+	return errors.Join(errs...)
+}
+
+// explainTaken turns the kernel's refusal of a listening address into advice.
+func explainTaken(s spec.Link, serving []*link, err error) error {
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		for _, l := range serving {
+			if l.listen.Protocol == s.Listen.Protocol && l.listen.Port == s.Listen.Port && s.Listen.Protocol != spec.Unix {
+				return spec.Errorf("give one of them another address", "%s is already taken by link %q", s.Listen, l.linkSpec().Name)
+			}
+		}
+		if s.Listen.Protocol == spec.Unix {
+			return spec.Errorf("end that process or choose another path", "%v", err)
+		}
+		return spec.Errorf(fmt.Sprintf("ss -lnp 'sport = :%d' shows who has it; or choose another port", s.Listen.Port), "%v", err)
+	case errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EPERM):
+		return spec.Errorf("ports below 1024 need root or the capability NET_BIND_SERVICE; or choose a higher port", "%v", err)
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return spec.Errorf("ip address shows the addresses that this host has", "%v", err)
+	}
+	return err
+}

@@ -1,0 +1,347 @@
+package forward
+
+import (
+	"errors"
+	"time"
+
+	"legate/internal/endpoints"
+	"legate/internal/pump"
+	"legate/internal/spec"
+)
+
+// Times of a connection's way to an endpoint.
+const (
+	// attemptsLimit bounds all attempts of one pass over the candidates.
+	attemptsLimit = 10 * time.Second
+	// stagger is the pause between addresses of one name (RFC 8305, section 5).
+	stagger = 250 * time.Millisecond
+	// shortageRetry is the pause after attempts that failed for want of
+	// something of our own, such as descriptors.
+	shortageRetry = 100 * time.Millisecond
+)
+
+// flow is what a link knows about one connection. The link's mutex guards
+// connected, endpoint and released; the rest belongs to the pump's calls, which
+// come one at a time.
+type flow struct {
+	pump    *pump.Flow
+	arrival uint64
+	began   time.Time // the present pass
+	waited  time.Time // when it began to wait; zero if it never did
+	done    chan struct{}
+
+	candidates []endpoints.Candidate // of the present pass, best first
+	tried      int                   // so many of them had their turn
+	legs       []pump.Leg
+	lastErr    error // of the last failed attempt
+	closed     error // how the last endpoint closed that did so early
+	short      bool  // an attempt failed for want of something of our own
+
+	connected bool
+	released  bool // from the queue, and not yet connected or failed
+	endpoint  spec.Endpoint
+}
+
+// Next implements pump.Handler.
+func (l *link) Next(p *pump.Flow, a pump.Attempt) pump.Step {
+	f, ok := p.Data.(*flow)
+	if !ok {
+		f = l.admit(p)
+	}
+	if l.listen.Protocol == spec.UDP {
+		return l.nextUDP(f, a)
+	}
+	switch a.Kind {
+	case pump.Accepted:
+		return l.arrive(f)
+	case pump.Woken:
+		return l.woken(f)
+	case pump.Expired:
+		return l.expired(f)
+	case pump.ClosedEarly:
+		l.closedEarly(f, a.Err)
+	case pump.DialFailed:
+		l.failed(f)
+	case pump.Refused: // UDP only
+	}
+	return l.tryNext(f)
+}
+
+func (l *link) admit(p *pump.Flow) *flow {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.arrivals++
+	f := &flow{pump: p, arrival: l.arrivals, done: make(chan struct{})}
+	p.Data = f
+	l.flows[f] = struct{}{}
+	l.stats.total++
+	return f
+}
+
+// arrive starts the first pass, or joins those that wait already.
+func (l *link) arrive(f *flow) pump.Step {
+	l.mu.Lock()
+	if !l.downSince.IsZero() {
+		defer l.mu.Unlock()
+		return l.hold(f)
+	}
+	if len(l.queue.waiting) > 0 { // they came first
+		defer l.mu.Unlock()
+		return l.wait(f, time.Now().Add(l.spec.Options.Hold))
+	}
+	l.mu.Unlock()
+	return l.startPass(f)
+}
+
+func (l *link) woken(f *flow) pump.Step {
+	l.mu.Lock()
+	released := f.released
+	if !released {
+		defer l.mu.Unlock()
+		l.queue.remove(f)
+		return l.hold(f)
+	}
+	l.mu.Unlock()
+	return l.startPass(f)
+}
+
+// expired ends a flow that has waited for too long, and tries one again that
+// only paused.
+func (l *link) expired(f *flow) pump.Step {
+	l.mu.Lock()
+	waited := l.queue.remove(f)
+	if waited {
+		l.attend()
+		defer l.mu.Unlock()
+		return l.giveUp(f, ErrDown)
+	}
+	l.mu.Unlock()
+	if f.short {
+		return l.pass(f)
+	}
+	return l.startPass(f) // released at this very moment
+}
+
+// startPass tries the candidates, best first, within attemptsLimit from now.
+func (l *link) startPass(f *flow) pump.Step {
+	f.began = time.Now()
+	return l.pass(f)
+}
+
+func (l *link) pass(f *flow) pump.Step {
+	l.mu.Lock()
+	l.turn.Add(1)
+	f.candidates = l.candidates(f.candidates[:0])
+	l.mu.Unlock()
+	f.tried, f.closed, f.lastErr, f.short = 0, nil, nil, false
+	return l.tryNext(f)
+}
+
+// tryNext names the next candidates to dial, or ends the pass.
+func (l *link) tryNext(f *flow) pump.Step {
+	left := attemptsLimit - time.Since(f.began)
+	if f.tried >= len(f.candidates) || left <= 0 {
+		return l.passFailed(f)
+	}
+	o := l.linkSpec().Options
+	f.legs = f.legs[:0]
+	first := f.candidates[f.tried]
+	for _, c := range f.candidates[f.tried:] {
+		if len(f.legs) > 0 && !together(first, c) {
+			break
+		}
+		f.legs = append(f.legs, l.fw.leg(c.Endpoint, min(o.ConnectTimeout, left)))
+	}
+	return pump.Step{Dial: f.legs, Stagger: stagger, Settle: o.Settle, Retry: true}
+}
+
+// together tells whether two candidates are addresses of one name, which start
+// staggered instead of one after the other.
+func together(a, b endpoints.Candidate) bool {
+	return a.From == b.From && a.From.Source == spec.SourceDNS && (a.State == endpoints.Failing) == (b.State == endpoints.Failing)
+}
+
+// failed reports the legs that did not connect.
+func (l *link) failed(f *flow) {
+	for i := range f.legs {
+		l.legFailed(f, f.candidates[f.tried+i].Endpoint, f.legs[i].Err)
+	}
+	f.tried += len(f.legs)
+}
+
+func (l *link) legFailed(f *flow, e spec.Endpoint, err error) {
+	if errors.Is(err, pump.ErrNotTried) {
+		return
+	}
+	f.lastErr = err
+	l.mu.Lock()
+	l.stats.endpoint(e).failed[pump.Reason(err)]++
+	l.mu.Unlock()
+	if pump.IsShortage(err) {
+		f.short = true
+		return
+	}
+	l.fw.cfg.Pool.Report(e, err)
+}
+
+// closedEarly puts the endpoint behind the legs that were not tried with it.
+func (l *link) closedEarly(f *flow, err error) {
+	l.mu.Lock()
+	e := f.endpoint
+	f.connected = false
+	l.stats.earlyClosed++
+	s := l.stats.endpoint(e)
+	s.current--
+	s.failed["closed"]++
+	l.mu.Unlock()
+	f.closed, f.lastErr = err, err
+	kept := f.candidates[:f.tried]
+	for i, c := range f.candidates[f.tried:] {
+		tried := c.Endpoint == e || (i < len(f.legs) && !errors.Is(f.legs[i].Err, pump.ErrNotTried))
+		if !tried {
+			kept = append(kept, c)
+		}
+	}
+	f.candidates = kept
+}
+
+// passFailed decides when every candidate had its turn.
+func (l *link) passFailed(f *flow) pump.Step {
+	if f.closed != nil {
+		// Every endpoint that could be reached closed: that is the answer.
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return l.giveUp(f, f.closed)
+	}
+	again := time.Since(f.began) < attemptsLimit
+	if f.short && again {
+		return pump.Step{Park: time.Now().Add(shortageRetry)}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.settleRelease(f)
+	switch {
+	case !f.short && !l.serves():
+		l.goDown(f.began)
+	case again:
+		// An endpoint came back while this flow tried the others.
+		return l.wait(f, f.began.Add(attemptsLimit))
+	default:
+		return l.giveUp(f, ErrNoEndpoint)
+	}
+	return l.hold(f)
+}
+
+// hold lets the flow wait for an endpoint, for as long as the link's time down
+// allows.
+func (l *link) hold(f *flow) pump.Step {
+	if l.downSince.IsZero() {
+		return l.wait(f, time.Now().Add(l.spec.Options.Hold))
+	}
+	until := l.downSince.Add(l.spec.Options.Hold)
+	switch {
+	case l.spec.Options.WhenDown == spec.WhenDownRefuse, !time.Now().Before(until):
+		if f.lastErr != nil {
+			return l.giveUp(f, ErrNoEndpoint)
+		}
+		return l.giveUp(f, ErrDown)
+	case len(l.queue.waiting) >= maxHeld:
+		return l.giveUp(f, ErrHoldFull)
+	}
+	return l.wait(f, until)
+}
+
+func (l *link) wait(f *flow, until time.Time) pump.Step {
+	if f.waited.IsZero() {
+		f.waited = time.Now()
+		l.stats.heldTotal++
+	}
+	l.queue.add(f)
+	l.attend()
+	l.release()
+	return pump.Step{Park: until}
+}
+
+// giveUp ends a flow that reached no endpoint.
+func (l *link) giveUp(f *flow, err error) pump.Step {
+	l.settleRelease(f)
+	l.stats.failed[failure(f, err)]++
+	return pump.Step{End: err}
+}
+
+func failure(f *flow, err error) string {
+	switch {
+	case errors.Is(err, ErrDown):
+		return "down"
+	case errors.Is(err, ErrHoldFull):
+		return "hold-full"
+	}
+	return pump.Reason(f.lastErr)
+}
+
+// Connected implements pump.Handler.
+func (l *link) Connected(p *pump.Flow, leg int) {
+	f, ok := p.Data.(*flow)
+	if !ok {
+		return
+	}
+	if l.listen.Protocol == spec.UDP {
+		l.connectedUDP(f, leg)
+		return
+	}
+	e := f.candidates[f.tried+leg].Endpoint
+	for i := range f.legs {
+		if i != leg && f.legs[i].Err != nil {
+			l.legFailed(f, f.candidates[f.tried+i].Endpoint, f.legs[i].Err)
+		}
+	}
+	l.mu.Lock()
+	f.endpoint, f.connected = e, true
+	s := l.stats.endpoint(e)
+	s.current++
+	s.total++
+	l.settleRelease(f)
+	l.mu.Unlock()
+	l.fw.cfg.Pool.Report(e, nil)
+}
+
+// Done implements pump.Handler.
+func (l *link) Done(p *pump.Flow, r pump.Result) {
+	f, ok := p.Data.(*flow)
+	if !ok {
+		return
+	}
+	l.mu.Lock()
+	delete(l.flows, f)
+	if l.queue.remove(f) {
+		l.attend()
+	}
+	if r.Cause == pump.CauseAbandoned {
+		l.stats.abandoned++
+	}
+	l.stats.add(f, r.Counters)
+	l.settleRelease(f)
+	name := l.spec.Name
+	if l.closed && len(l.flows) == 0 {
+		l.fw.cfg.Pool.Watch(l, l.spec.Targets, endpoints.Idle)
+	}
+	l.mu.Unlock()
+	if l.fw.cfg.LogConnections {
+		l.fw.logEnd(name, f, r)
+	}
+	close(f.done)
+}
+
+func (fw *Forwarder) logEnd(name string, f *flow, r pump.Result) {
+	args := []any{"link", name, "caller", f.pump.Client.String(), "cause", string(r.Cause), "in", r.Counters.In, "out", r.Counters.Out, "duration", r.Duration.Round(time.Microsecond).String()}
+	if f.connected {
+		args = append(args, "endpoint", f.endpoint.String())
+	}
+	if !f.waited.IsZero() {
+		args = append(args, "held", true)
+	}
+	if r.Err != nil {
+		args = append(args, "error", r.Err)
+	}
+	fw.cfg.Log.Info("connection ended", args...)
+}

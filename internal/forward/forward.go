@@ -1,0 +1,261 @@
+// Package forward serves links: it admits connections, chooses and tries
+// endpoints, holds what cannot be served yet, and ends what must end. It is a
+// handler on the pump and moves no byte itself.
+package forward
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"legate/internal/endpoints"
+	"legate/internal/pump"
+	"legate/internal/spec"
+)
+
+// Config of a Forwarder. Engine and Pool are required.
+type Config struct {
+	Engine pump.Engine
+	Pool   *endpoints.Pool
+	// Open makes the listening sockets of a link; nil means Bind.
+	Open func(spec.Link) ([]pump.Listener, error)
+	Log  *slog.Logger // nil discards
+	// LogConnections logs one line per connection, at its end.
+	LogConnections bool
+}
+
+// Forwarder serves the links that were applied. Its methods may be called from
+// any goroutine.
+type Forwarder struct {
+	cfg   Config
+	loops *loops
+
+	apply sync.Mutex // one Apply or Close at a time
+
+	mu      sync.Mutex // guards the following
+	links   []*link    // served, in the order of Apply
+	failed  map[spec.Listen]failedLink
+	order   []spec.Listen
+	retired map[*link]struct{} // no longer named, with flows that go on
+}
+
+type failedLink struct {
+	spec spec.Link
+	err  error
+}
+
+// New returns a Forwarder without links.
+func New(cfg Config) *Forwarder {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Open == nil {
+		cfg.Open = Bind
+	}
+	return &Forwarder{cfg: cfg, loops: newLoops(), failed: map[spec.Listen]failedLink{}, retired: map[*link]struct{}{}}
+}
+
+// Apply makes exactly these links be served and returns one error per link,
+// nil where it is. What is unchanged is not disturbed: a link with new targets
+// keeps its listener and its live connections, and one that is no longer named
+// stops listening while its connections go on.
+func (fw *Forwarder) Apply(links []spec.Link) []error {
+	fw.apply.Lock()
+	defer fw.apply.Unlock()
+	serving := fw.closeUnnamed(links)
+	fw.loops.set(links)
+	errs := make([]error, len(links))
+	next := make([]*link, 0, len(links))
+	failed := map[spec.Listen]failedLink{}
+	for i, s := range links {
+		l := serving[s.Listen]
+		if l == nil || !sameSocket(l.linkSpec(), s) {
+			l, errs[i] = fw.open(s, next)
+		}
+		if errs[i] != nil {
+			failed[s.Listen] = failedLink{s, errs[i]}
+			continue
+		}
+		next = append(next, l)
+	}
+	fw.mu.Lock()
+	fw.links, fw.failed, fw.order = next, failed, listens(links)
+	fw.mu.Unlock()
+	for _, l := range next {
+		l.set(links[slices.IndexFunc(links, func(s spec.Link) bool { return s.Listen == l.listen })])
+	}
+	return errs
+}
+
+func listens(links []spec.Link) []spec.Listen {
+	out := make([]spec.Listen, len(links))
+	for i, s := range links {
+		out[i] = s.Listen
+	}
+	return out
+}
+
+// sameSocket tells whether a link can keep its listening socket.
+func sameSocket(a, b spec.Link) bool {
+	x, y := a.Options, b.Options
+	return x.MaxConnections == y.MaxConnections && x.SocketMode == y.SocketMode && x.SocketGroup == y.SocketGroup
+}
+
+// closeUnnamed retires the links that are not wanted as they are and returns
+// the others by their address. Sockets close before new ones open, since a new
+// link may want an old one's address.
+func (fw *Forwarder) closeUnnamed(links []spec.Link) map[spec.Listen]*link {
+	fw.mu.Lock()
+	old := fw.links
+	fw.mu.Unlock()
+	keep := map[spec.Listen]*link{}
+	for _, l := range old {
+		i := slices.IndexFunc(links, func(s spec.Link) bool { return s.Listen == l.listen })
+		if i >= 0 && sameSocket(l.linkSpec(), links[i]) {
+			keep[l.listen] = l
+			continue
+		}
+		fw.retire(l)
+	}
+	return keep
+}
+
+func (fw *Forwarder) retire(l *link) {
+	fw.mu.Lock()
+	fw.retired[l] = struct{}{}
+	fw.links = slices.DeleteFunc(slices.Clone(fw.links), func(o *link) bool { return o == l })
+	fw.mu.Unlock()
+	l.close()
+	fw.sweepRetired()
+}
+
+// sweepRetired forgets retired links without flows.
+func (fw *Forwarder) sweepRetired() {
+	fw.mu.Lock()
+	defer fw.mu.Unlock()
+	for l := range fw.retired {
+		if l.live() == 0 {
+			delete(fw.retired, l)
+		}
+	}
+}
+
+func (fw *Forwarder) open(s spec.Link, serving []*link) (*link, error) {
+	for _, l := range serving {
+		if l.listen == s.Listen {
+			return nil, spec.Errorf("give one of them another address", "%s is already taken by link %q", s.Listen, l.linkSpec().Name)
+		}
+	}
+	l := newLink(fw, s)
+	if err := l.open(); err != nil {
+		return nil, explainTaken(s, serving, err)
+	}
+	fw.cfg.Log.Info("listening", "link", s.Name, "on", s.Listen.String(), "target", targetText(s.Targets), "origin", string(s.Origin))
+	return l, nil
+}
+
+// Changed tells that the endpoints of t, or what is known of them, changed.
+func (fw *Forwarder) Changed(t spec.Target) {
+	for _, l := range fw.all() {
+		if l.leadsTo(t) {
+			l.reconsider()
+		}
+	}
+}
+
+// all returns the links that may have flows.
+func (fw *Forwarder) all() []*link {
+	fw.mu.Lock()
+	defer fw.mu.Unlock()
+	list := slices.Clone(fw.links)
+	for l := range fw.retired {
+		list = append(list, l)
+	}
+	return list
+}
+
+func (fw *Forwarder) serving() []*link {
+	fw.mu.Lock()
+	defer fw.mu.Unlock()
+	return fw.links
+}
+
+// Retire ends the live connections of a link that go to endpoints which are no
+// longer its own: it waits for them, and after within cuts those that are
+// left. It returns when they are gone, or with ctx's error when ctx ends first.
+func (fw *Forwarder) Retire(ctx context.Context, name string, within time.Duration) error {
+	i := slices.IndexFunc(fw.serving(), func(l *link) bool { return l.linkSpec().Name == name })
+	if i < 0 {
+		return fmt.Errorf("end connections: no link %q is served", name)
+	}
+	strays := fw.serving()[i].strays()
+	limit, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	if !waitFor(limit, strays) {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		cut(strays, ErrCut)
+	}
+	waitFor(ctx, strays)
+	return ctx.Err()
+}
+
+// Close accepts what is queued, stops accepting, waits for the flows until ctx
+// ends and cuts those that are left.
+func (fw *Forwarder) Close(ctx context.Context) error {
+	fw.apply.Lock()
+	defer fw.apply.Unlock()
+	var closing sync.WaitGroup
+	for _, l := range fw.serving() {
+		closing.Go(func() { fw.retire(l) })
+	}
+	closing.Wait()
+	flows := fw.retiredFlows()
+	if waitFor(ctx, flows) {
+		return nil
+	}
+	left := fw.retiredFlows()
+	cut(left, ErrCut)
+	waitFor(context.Background(), left)
+	return nil
+}
+
+func (fw *Forwarder) retiredFlows() []*flow {
+	fw.mu.Lock()
+	defer fw.mu.Unlock()
+	var all []*flow
+	for l := range fw.retired {
+		all = append(all, l.liveFlows()...)
+	}
+	return all
+}
+
+// Errors that end flows.
+var (
+	ErrCut        = errors.New("cut")
+	ErrDown       = errors.New("the link is down")
+	ErrNoEndpoint = errors.New("no endpoint could be reached")
+	ErrHoldFull   = errors.New("too many connections wait already")
+)
+
+func waitFor(ctx context.Context, flows []*flow) bool {
+	for _, f := range flows {
+		select {
+		case <-f.done:
+		case <-ctx.Done():
+			return false
+		}
+	}
+	return true
+}
+
+func cut(flows []*flow, cause error) {
+	for _, f := range flows {
+		f.pump.Cut(cause)
+	}
+}

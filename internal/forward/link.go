@@ -1,0 +1,262 @@
+package forward
+
+import (
+	"errors"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"legate/internal/endpoints"
+	"legate/internal/pump"
+	"legate/internal/spec"
+)
+
+// link serves one listening address. It is the pump's handler for all flows of
+// that address.
+type link struct {
+	fw     *Forwarder
+	listen spec.Listen
+	turn   atomic.Uint64 // round robin
+
+	acceptors []pump.Acceptor
+
+	mu        sync.Mutex // guards the following
+	spec      spec.Link
+	flows     map[*flow]struct{}
+	arrivals  uint64
+	queue     queue
+	downSince time.Time // zero: up
+	upSince   time.Time // the end of the last time down
+	closed    bool      // stopped listening for good
+	refusing  bool      // the listeners are, or will be, suspended
+	attention endpoints.Attention
+	stats     stats
+
+	listening sync.Mutex // one suspend or resume at a time
+	changes   sync.WaitGroup
+}
+
+func newLink(fw *Forwarder, s spec.Link) *link {
+	return &link{fw: fw, listen: s.Listen, spec: s, flows: map[*flow]struct{}{}, stats: newStats()}
+}
+
+// open makes the listening sockets and serves them.
+func (l *link) open() error {
+	ls, err := l.fw.cfg.Open(l.spec)
+	if err != nil {
+		return err
+	}
+	for i, s := range ls {
+		a, err := l.fw.cfg.Engine.Serve(s, l)
+		if err != nil {
+			return errors.Join(err, l.closeAcceptors(), closeListeners(ls[i+1:]))
+		}
+		l.acceptors = append(l.acceptors, a)
+	}
+	return nil
+}
+
+func (l *link) closeAcceptors() error {
+	var errs []error
+	for _, a := range l.acceptors {
+		errs = append(errs, a.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// close stops listening; the flows go on.
+func (l *link) close() {
+	if err := l.closeAcceptors(); err != nil {
+		l.fw.cfg.Log.Warn("closing a listener failed", "link", l.linkSpec().Name, "error", err)
+	}
+	l.changes.Wait()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.closed = true
+	if len(l.flows) == 0 {
+		l.fw.cfg.Pool.Watch(l, l.spec.Targets, endpoints.Idle)
+	}
+}
+
+func (l *link) linkSpec() spec.Link {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.spec
+}
+
+// set gives the link its present form: new connections, and those that wait,
+// follow it at once.
+func (l *link) set(s spec.Link) {
+	l.mu.Lock()
+	if !slices.Equal(l.spec.Targets, s.Targets) {
+		l.fw.cfg.Pool.Watch(l, l.spec.Targets, endpoints.Idle)
+		l.attention = endpoints.Idle
+		// What is known of the old target says nothing about the new one.
+		l.downSince = time.Time{}
+	}
+	l.spec = s
+	l.attend()
+	l.mu.Unlock()
+	l.reconsider()
+}
+
+func (l *link) leadsTo(t spec.Target) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Contains(l.spec.Targets, t)
+}
+
+// reconsider brings the link's state in line with what is known of its
+// endpoints.
+func (l *link) reconsider() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	list := l.candidates(nil)
+	switch {
+	case hasState(list, endpoints.Serving):
+		l.goUp()
+	case hasState(list, endpoints.Unknown), len(list) == 0 && !l.answered():
+		// Nothing is known: the next connection, or a probe, finds out.
+	default:
+		l.goDown(time.Now())
+	}
+	if l.listen.Protocol == spec.UDP {
+		l.moveSessions(list)
+	}
+	l.release()
+}
+
+func hasState(list []endpoints.Candidate, s endpoints.State) bool {
+	return slices.ContainsFunc(list, func(c endpoints.Candidate) bool { return c.State == s })
+}
+
+// serves tells whether the last attempt at some endpoint succeeded.
+func (l *link) serves() bool { return hasState(l.candidates(nil), endpoints.Serving) }
+
+// answered tells whether every source has said something.
+func (l *link) answered() bool {
+	return !slices.ContainsFunc(l.spec.Targets, func(t spec.Target) bool {
+		a := l.fw.cfg.Pool.Answer(t)
+		return a.At.IsZero() && a.Err == nil
+	})
+}
+
+func (l *link) candidates(buf []endpoints.Candidate) []endpoints.Candidate {
+	return l.fw.cfg.Pool.Candidates(l.spec.Targets, l.turn.Load(), buf)
+}
+
+func (l *link) goUp() {
+	if l.downSince.IsZero() {
+		return
+	}
+	l.fw.cfg.Log.Info("link is up", "link", l.spec.Name, "down", time.Since(l.downSince).Round(time.Millisecond).String())
+	l.downSince = time.Time{}
+	l.upSince = time.Now()
+	l.attend()
+}
+
+// goDown notes that no endpoint works, since the given time.
+func (l *link) goDown(since time.Time) {
+	if l.listen.Protocol == spec.UDP {
+		return // nothing to hold or refuse: datagrams are dropped
+	}
+	if l.downSince.IsZero() {
+		l.fw.cfg.Log.Info("link is down", "link", l.spec.Name, "target", targetText(l.spec.Targets))
+		l.downSince = since
+	}
+	if since.Before(l.downSince) && since.After(l.upSince) {
+		l.downSince = since
+	}
+	l.attend()
+}
+
+// attend asks the pool for the attention that the link needs now, and makes
+// the listener follow the link's state when the link is to refuse while down.
+func (l *link) attend() {
+	a := endpoints.Idle
+	refuse := l.spec.Options.WhenDown == spec.WhenDownRefuse && l.listen.Protocol != spec.UDP
+	switch {
+	case refuse:
+		a = endpoints.Check
+	case l.downSince.IsZero():
+	case len(l.queue.waiting) > 0:
+		a = endpoints.Urgent
+	default:
+		a = endpoints.Down
+	}
+	if a != l.attention {
+		l.attention = a
+		l.fw.cfg.Pool.Watch(l, l.spec.Targets, a)
+	}
+	l.refuse(refuse && !l.downSince.IsZero())
+}
+
+// refuse suspends or resumes the listeners, off the caller's goroutine: it may
+// be a flow's, and the listener may be waiting for that one to give its
+// descriptors back.
+func (l *link) refuse(want bool) {
+	if l.refusing == want || l.closed {
+		return
+	}
+	l.refusing = want
+	l.changes.Go(func() {
+		l.listening.Lock()
+		defer l.listening.Unlock()
+		l.mu.Lock()
+		listen, name := !l.refusing, l.spec.Name
+		l.mu.Unlock()
+		for _, a := range l.acceptors {
+			if err := setListening(a, listen); err != nil && !errors.Is(err, os.ErrClosed) {
+				l.fw.cfg.Log.Error("the listener does not follow the link's state", "link", name, "error", err)
+			}
+		}
+	})
+}
+
+func setListening(a pump.Acceptor, listen bool) error {
+	if listen {
+		return a.Resume()
+	}
+	return a.Suspend()
+}
+
+func (l *link) live() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.flows)
+}
+
+func (l *link) liveFlows() []*flow {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	all := make([]*flow, 0, len(l.flows))
+	for f := range l.flows {
+		all = append(all, f)
+	}
+	return all
+}
+
+// strays returns the flows on endpoints that the link no longer leads to.
+func (l *link) strays() []*flow {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	list := l.candidates(nil)
+	var out []*flow
+	for f := range l.flows {
+		if f.connected && !slices.ContainsFunc(list, func(c endpoints.Candidate) bool { return c.Endpoint == f.endpoint }) {
+			out = append(out, f)
+		}
+	}
+	return out
+}
+
+func targetText(ts []spec.Target) string {
+	texts := make([]string, len(ts))
+	for i, t := range ts {
+		texts[i] = t.String()
+	}
+	return strings.Join(texts, ",")
+}

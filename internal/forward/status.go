@@ -1,0 +1,182 @@
+package forward
+
+import (
+	"slices"
+	"time"
+
+	"legate/internal/endpoints"
+	"legate/internal/pump"
+	"legate/internal/spec"
+)
+
+// stats count for one link since it was opened.
+type stats struct {
+	total       int64
+	heldTotal   int64
+	abandoned   int64
+	earlyClosed int64
+	moved       int64
+	failed      map[string]int64
+	ended       pump.Counters // of flows that are done
+	endpoints   map[spec.Endpoint]*endpointStats
+}
+
+type endpointStats struct {
+	current, total int64
+	failed         map[string]int64
+	ended          pump.Counters
+}
+
+func newStats() stats {
+	return stats{failed: map[string]int64{}, endpoints: map[spec.Endpoint]*endpointStats{}}
+}
+
+func (s *stats) endpoint(e spec.Endpoint) *endpointStats {
+	es := s.endpoints[e]
+	if es == nil {
+		es = &endpointStats{failed: map[string]int64{}}
+		s.endpoints[e] = es
+	}
+	return es
+}
+
+// add takes in the final counters of a flow.
+func (s *stats) add(f *flow, c pump.Counters) {
+	s.ended = sum(s.ended, c)
+	if f.connected {
+		es := s.endpoint(f.endpoint)
+		es.current--
+		es.ended = sum(es.ended, c)
+	}
+}
+
+func sum(a, b pump.Counters) pump.Counters { return pump.Counters{In: a.In + b.In, Out: a.Out + b.Out} }
+
+// Snapshot reports every applied link, in the order of Apply.
+func (fw *Forwarder) Snapshot() []spec.LinkStatus {
+	fw.mu.Lock()
+	links, failed, order := fw.links, fw.failed, fw.order
+	fw.mu.Unlock()
+	out := make([]spec.LinkStatus, 0, len(order))
+	for _, listen := range order {
+		if i := slices.IndexFunc(links, func(l *link) bool { return l.listen == listen }); i >= 0 {
+			out = append(out, links[i].status())
+		} else if f, ok := failed[listen]; ok {
+			s := describe(f.spec)
+			s.State, s.Error = spec.StateError, f.err.Error()
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+func describe(s spec.Link) spec.LinkStatus {
+	return spec.LinkStatus{
+		Name:      s.Name,
+		Listen:    s.Listen.String(),
+		Target:    targetText(s.Targets),
+		Origin:    s.Origin,
+		Counters:  spec.LinkCounters{Failed: map[string]int64{}},
+		Endpoints: []spec.EndpointStatus{},
+	}
+}
+
+func (l *link) status() spec.LinkStatus {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	list := l.fw.cfg.Pool.Candidates(l.spec.Targets, 0, nil)
+	s := describe(l.spec)
+	s.State = l.state(list)
+	if !l.downSince.IsZero() {
+		since := l.downSince
+		s.Since = &since
+	}
+	s.Error = l.sourceError()
+	perEndpoint := map[spec.Endpoint]pump.Counters{}
+	s.Counters = l.counters(perEndpoint)
+	for _, c := range list {
+		s.Endpoints = append(s.Endpoints, l.endpointStatus(c, perEndpoint[c.Endpoint]))
+	}
+	return s
+}
+
+func (l *link) state(list []endpoints.Candidate) spec.LinkState {
+	switch {
+	case !l.downSince.IsZero() && len(l.queue.waiting) > 0:
+		return spec.StateHolding
+	case !l.downSince.IsZero():
+		return spec.StateDown
+	case hasState(list, endpoints.Failing):
+		return spec.StateDegraded
+	}
+	return spec.StateUp
+}
+
+// sourceError returns why a source could not be asked, of the first target
+// that has such an error.
+func (l *link) sourceError() string {
+	for _, t := range l.spec.Targets {
+		if a := l.fw.cfg.Pool.Answer(t); a.Err != nil {
+			return a.Err.Error()
+		}
+	}
+	return ""
+}
+
+func (l *link) counters(perEndpoint map[spec.Endpoint]pump.Counters) spec.LinkCounters {
+	total := l.stats.ended
+	for f := range l.flows {
+		c := f.pump.Counters()
+		total = sum(total, c)
+		if f.connected {
+			perEndpoint[f.endpoint] = sum(perEndpoint[f.endpoint], c)
+		}
+	}
+	failed := make(map[string]int64, len(l.stats.failed))
+	for why, n := range l.stats.failed {
+		failed[why] = n
+	}
+	return spec.LinkCounters{
+		Current:     int64(len(l.flows)),
+		Total:       l.stats.total,
+		Held:        int64(len(l.queue.waiting)),
+		HeldTotal:   l.stats.heldTotal,
+		Abandoned:   l.stats.abandoned,
+		Failed:      failed,
+		BytesIn:     total.In,
+		BytesOut:    total.Out,
+		DroppedUDP:  l.droppedUDP(),
+		MovedUDP:    l.stats.moved,
+		EarlyClosed: l.stats.earlyClosed,
+	}
+}
+
+func (l *link) endpointStatus(c endpoints.Candidate, live pump.Counters) spec.EndpointStatus {
+	s := spec.EndpointStatus{
+		Address:   c.Endpoint.String(),
+		From:      c.From.String(),
+		Failing:   c.State == endpoints.Failing,
+		LastTried: optional(c.Tried),
+		Failed:    map[string]int64{},
+	}
+	if c.LastErr != nil {
+		s.LastError = c.LastErr.Error()
+	}
+	es := l.stats.endpoints[c.Endpoint]
+	if es == nil {
+		return s
+	}
+	for why, n := range es.failed {
+		s.Failed[why] = n
+	}
+	bytes := sum(es.ended, live)
+	s.Current, s.Total, s.BytesIn, s.BytesOut = es.current, es.total, bytes.In, bytes.Out
+	return s
+}
+
+func optional(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return &t
+}
