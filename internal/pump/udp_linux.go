@@ -1,0 +1,297 @@
+package pump
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+type udpConfig struct {
+	Listener Listener
+	Handler  Handler
+	// Acquire takes n descriptors of the process's budget without waiting;
+	// false: none is left. Release gives them back.
+	Acquire func(n int) bool
+	Release func(n int)
+	// Log hears about a listening socket that fails; nothing per datagram.
+	Log *slog.Logger
+	// Ended, when set, is called when nothing of the acceptor runs any more.
+	Ended func(Acceptor)
+}
+
+// udpPhase only ever grows.
+type udpPhase = int32
+
+const (
+	udpServing udpPhase = iota
+	udpClosing          // Close was called, what is queued is still taken
+	udpClosed           // no session begins; the socket carries the remaining ones
+)
+
+// queuedAtClose bounds what Close takes from the queue, which a flood would
+// keep from ever being empty. The default receive buffer holds a tenth of it.
+const queuedAtClose = 4096
+
+// udpAcceptor serves a bound socket. One goroutine reads it and hands each
+// datagram on itself, by calls that do not block; each session has a goroutine
+// for the answers. There is no channel between the two: a session that is slow
+// or stuck loses its own datagrams and delays nobody.
+type udpAcceptor struct {
+	cfg     udpConfig
+	own     udpOwn
+	fd      int // of file; valid until run has ended
+	file    *os.File
+	raw     syscall.RawConn
+	buffers *udpBuffers
+	start   time.Time // of the clock in udpSession.last
+
+	phase     atomic.Int32
+	suspended atomic.Bool
+	dropped   atomic.Int64
+	running   sync.WaitGroup // the sessions' goroutines; run alone adds
+	closed    chan struct{}  // closed in udpClosed
+	done      chan struct{}  // closed when nothing runs any more
+
+	mu       sync.Mutex // guards the following
+	sessions map[udpKey]*udpSession
+	cutErr   error // set by cut: ends the sessions that are about to begin
+}
+
+// serveUDP takes ownership of the listener's descriptor.
+func serveUDP(cfg udpConfig) (Acceptor, error) {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Listener.Idle == 0 {
+		cfg.Listener.Idle = defaultUDPIdle
+	}
+	fd := cfg.Listener.FD
+	own, err := ownUDP(fd)
+	if err == nil {
+		// The socket may come from elsewhere than BindUDP.
+		err = errors.Join(unix.SetNonblock(fd, true), askLocalAddress(fd, own.family))
+	}
+	if _, err := ownedUnless(fd, err); err != nil {
+		return nil, fmt.Errorf("adopt udp socket: %w", err)
+	}
+	a := &udpAcceptor{
+		cfg: cfg, own: own, fd: fd, file: os.NewFile(uintptr(fd), "udp"),
+		buffers: newUDPBuffers(), start: time.Now(), sessions: map[udpKey]*udpSession{},
+		closed: make(chan struct{}), done: make(chan struct{}),
+	}
+	if a.raw, err = a.file.SyscallConn(); err != nil {
+		return nil, errors.Join(fmt.Errorf("adopt udp socket: %w", err), a.file.Close())
+	}
+	cfg.Release(-1) // the listening socket itself
+	go a.run()
+	return a, nil
+}
+
+// DroppedUDP implements DropCounter.
+func (a *udpAcceptor) DroppedUDP() int64 { return a.dropped.Load() }
+
+// Suspend lets no new session begin: their datagrams are dropped, since UDP
+// has no other way to refuse. Sessions that exist go on.
+func (a *udpAcceptor) Suspend() error { a.suspended.Store(true); return nil }
+
+// Resume ends what Suspend began.
+func (a *udpAcceptor) Resume() error { a.suspended.Store(false); return nil }
+
+// Close takes what is queued, and from then on lets no new session begin. The
+// sessions go on, and since their datagrams come and go through the listening
+// socket, it stays open, and its address taken, until the last of them has
+// ended. Not to be called while holding a lock that Handler.Next takes.
+func (a *udpAcceptor) Close() error {
+	a.phase.CompareAndSwap(udpServing, udpClosing)
+	a.interrupt()
+	<-a.closed
+	return nil
+}
+
+// cut ends every session with cause, closes the listening socket and returns
+// when nothing runs any more.
+func (a *udpAcceptor) cut(cause error) {
+	a.mu.Lock()
+	a.cutErr = cause
+	for _, s := range a.sessions {
+		s.cut(cause)
+	}
+	a.mu.Unlock()
+	a.phase.CompareAndSwap(udpServing, udpClosing)
+	a.interrupt()
+	<-a.done
+}
+
+// interrupt wakes run from its wait for a datagram.
+func (a *udpAcceptor) interrupt() { _ = a.file.SetReadDeadline(aLongTimeAgo) }
+
+// run reads the listening socket until Close was called and the last session
+// has ended.
+func (a *udpAcceptor) run() {
+	in := newUDPInput(a)
+	for !a.finished() {
+		in.handleNext()
+	}
+	a.running.Wait()
+	_ = a.file.Close() // UDP sockets have nothing left to fail at
+	a.cfg.Release(1)
+	if a.cfg.Ended != nil {
+		a.cfg.Ended(a)
+	}
+	close(a.done)
+}
+
+func (a *udpAcceptor) finished() bool {
+	if a.phase.Load() != udpClosed {
+		return false
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.sessions) == 0
+}
+
+// dispatch hands one datagram to its session, or begins one.
+func (a *udpAcceptor) dispatch(key udpKey, p []byte) {
+	a.mu.Lock()
+	s := a.sessions[key]
+	a.mu.Unlock()
+	if s != nil && s.forward(p) {
+		return
+	}
+	if !a.mayBegin() {
+		a.dropped.Add(1)
+		return
+	}
+	a.begin(key, p)
+}
+
+// mayBegin takes the descriptor of a new session, if there may be one.
+func (a *udpAcceptor) mayBegin() bool {
+	if a.phase.Load() == udpClosed || a.suspended.Load() {
+		return false
+	}
+	a.mu.Lock()
+	full := a.cfg.Listener.Max > 0 && len(a.sessions) >= a.cfg.Listener.Max
+	cut := a.cutErr != nil
+	a.mu.Unlock()
+	return !full && !cut && a.cfg.Acquire(1)
+}
+
+func (a *udpAcceptor) begin(key udpKey, p []byte) {
+	s := newUDPSession(a, key)
+	if !s.open() {
+		a.dropped.Add(1)
+		s.finish()
+		return
+	}
+	s.forward(p)
+	a.mu.Lock()
+	a.sessions[key] = s
+	if a.cutErr != nil {
+		s.cut(a.cutErr)
+	}
+	a.mu.Unlock()
+	a.running.Go(s.run)
+}
+
+// remove forgets a session that has ended; the client may have another by now.
+func (a *udpAcceptor) remove(s *udpSession) {
+	a.mu.Lock()
+	if a.sessions[s.key] == s {
+		delete(a.sessions, s.key)
+	}
+	last := len(a.sessions) == 0
+	a.mu.Unlock()
+	if last && a.phase.Load() == udpClosed {
+		a.interrupt()
+	}
+}
+
+// udpInput is what the acceptor's goroutine has in hand.
+type udpInput struct {
+	a     *udpAcceptor
+	rx    udpReceiver
+	take  func(uintptr) bool // receive, made once: a closure per datagram would be an allocation
+	buf   *[maxDatagram]byte // nil while waiting
+	n     int
+	key   udpKey
+	err   error
+	taken int // since Close
+	fails int // in a row
+}
+
+func newUDPInput(a *udpAcceptor) *udpInput {
+	in := &udpInput{a: a}
+	in.take = in.receive
+	return in
+}
+
+// receive is called by the runtime when the socket is readable, and first of
+// all to find out. False waits.
+func (in *udpInput) receive(fd uintptr) bool {
+	if in.buf == nil {
+		in.buf = in.a.buffers.get()
+	}
+	in.n, in.key, in.err = in.rx.receive(int(fd), in.buf[:])
+	if !errors.Is(in.err, unix.EAGAIN) {
+		return true
+	}
+	in.release()
+	return in.a.phase.Load() == udpClosing
+}
+
+func (in *udpInput) release() {
+	if in.buf != nil {
+		in.a.buffers.put(in.buf)
+		in.buf = nil
+	}
+}
+
+// handleNext waits for a datagram and hands it on. No error ends it: what the
+// kernel reports on an unconnected socket concerns one datagram or one client.
+func (in *udpInput) handleNext() {
+	err := in.a.raw.Read(in.take)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		_ = in.a.file.SetReadDeadline(time.Time{})
+		return
+	}
+	if err == nil {
+		err = in.err
+	}
+	switch {
+	case err == nil:
+		in.fails = 0
+		in.a.dispatch(in.key, in.buf[:in.n])
+	case errors.Is(err, unix.EMSGSIZE):
+		in.a.dropped.Add(1)
+	case !errors.Is(err, unix.EAGAIN):
+		in.failed(err)
+	}
+	if in.a.phase.Load() == udpClosing {
+		in.taken++
+		if errors.Is(err, unix.EAGAIN) || in.taken >= queuedAtClose {
+			in.a.phase.Store(udpClosed)
+			close(in.a.closed)
+		}
+	}
+}
+
+// failed waits a little when reading fails again and again, so that a lasting
+// error does not become a loop that eats a core.
+func (in *udpInput) failed(err error) {
+	in.fails++
+	if in.fails == 1 || isRefusal(err) {
+		return
+	}
+	if in.fails == 2 {
+		in.a.cfg.Log.Warn("receive from udp clients", "address", in.a.own.addr, "error", err)
+	}
+	<-time.After(min(time.Duration(in.fails)*time.Millisecond, 100*time.Millisecond))
+}

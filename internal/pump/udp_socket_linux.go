@@ -1,0 +1,302 @@
+package pump
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"strconv"
+	"sync"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// BindUDP returns a bound socket that tells to which address a datagram was
+// sent. The unspecified IPv6 address serves IPv4 clients, too; without IPv6 it
+// becomes 0.0.0.0. The receive buffer is left as the kernel made it.
+//
+// The address is not shared: with SO_REUSEADDR a second process would bind it
+// without an error and silently take all datagrams (socket(7)); and there is
+// no TIME_WAIT that a restart would have to get past.
+func BindUDP(addr netip.AddrPort) (int, error) {
+	addr = netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port())
+	fd, err := bindUDP(addr)
+	if addr.Addr() == netip.IPv6Unspecified() && (errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EADDRNOTAVAIL)) {
+		fd, err = bindUDP(netip.AddrPortFrom(netip.IPv4Unspecified(), addr.Port()))
+	}
+	if err != nil {
+		return -1, fmt.Errorf("listen on udp %s: %w", addr, err)
+	}
+	return fd, nil
+}
+
+func bindUDP(addr netip.AddrPort) (int, error) {
+	fd, err := udpSocket(addr.Addr())
+	if err != nil {
+		return -1, err
+	}
+	return ownedUnless(fd, errors.Join(
+		dualStack(fd, addr.Addr()),
+		askLocalAddress(fd, family(addr.Addr())),
+		unix.Bind(fd, sockaddr(addr))))
+}
+
+func udpSocket(a netip.Addr) (int, error) {
+	return unix.Socket(family(a), unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.IPPROTO_UDP)
+}
+
+// askLocalAddress makes the kernel report the address that a datagram was sent
+// to. IPv4 clients of an IPv6 socket need the IPv4 option: only that one names
+// an own address when the datagram went to a broadcast address (ip(7)).
+func askLocalAddress(fd, family int) error {
+	err := unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_PKTINFO, 1)
+	if family == unix.AF_INET6 {
+		err = errors.Join(err, unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1))
+	}
+	return err
+}
+
+// maxDatagram is above the longest payload of UDP: 65,507 bytes over IPv4 and
+// 65,527 over IPv6.
+const maxDatagram = 65535
+
+// udpBuffers lends buffers for the moment in which a datagram passes: an idle
+// session has none.
+type udpBuffers struct{ pool sync.Pool }
+
+func newUDPBuffers() *udpBuffers {
+	return &udpBuffers{sync.Pool{New: func() any { return new([maxDatagram]byte) }}}
+}
+
+func (b *udpBuffers) get() *[maxDatagram]byte { return b.pool.Get().(*[maxDatagram]byte) }
+
+func (b *udpBuffers) put(p *[maxDatagram]byte) { b.pool.Put(p) }
+
+// udpKey tells sessions apart. The local address belongs to it because a
+// client may use two addresses of ours from one socket, and each answer must
+// come from the one that was asked.
+type udpKey struct {
+	client netip.AddrPort // unmapped, without zone
+	scope  uint32         // interface of a link-local client
+	local  netip.Addr     // unmapped; zero where it is not known
+}
+
+// name is the client as others see it.
+func (k udpKey) name() netip.AddrPort {
+	if k.scope == 0 {
+		return k.client
+	}
+	return netip.AddrPortFrom(k.client.Addr().WithZone(strconv.FormatUint(uint64(k.scope), 10)), k.client.Port())
+}
+
+// sockaddr is where answers go, on a listening socket of that family.
+func (k udpKey) sockaddr(family int) unix.Sockaddr {
+	if family == unix.AF_INET {
+		return &unix.SockaddrInet4{Port: int(k.client.Port()), Addr: k.client.Addr().As4()}
+	}
+	return &unix.SockaddrInet6{Port: int(k.client.Port()), Addr: k.client.Addr().As16(), ZoneId: k.scope}
+}
+
+// source is the control message that makes an answer leave from the address
+// that the client used. No interface is named, so that the route decides,
+// unless the address means nothing without one.
+func (k udpKey) source() []byte {
+	switch {
+	case !k.local.IsValid():
+		return nil
+	case k.local.Is4():
+		return unix.PktInfo4(&unix.Inet4Pktinfo{Spec_dst: k.local.As4()})
+	case k.local.IsLinkLocalUnicast():
+		return unix.PktInfo6(&unix.Inet6Pktinfo{Addr: k.local.As16(), Ifindex: k.scope})
+	}
+	return unix.PktInfo6(&unix.Inet6Pktinfo{Addr: k.local.As16()})
+}
+
+// udpReceiver reads one datagram at a time with its two addresses, without
+// allocating: unix.Recvmsg makes a Sockaddr each time.
+type udpReceiver struct {
+	name [unix.SizeofSockaddrInet6]byte
+	oob  [256]byte
+	iov  unix.Iovec
+	msg  unix.Msghdr
+}
+
+// receive fills p. Its errors are bare errnos.
+func (r *udpReceiver) receive(fd int, p []byte) (n int, key udpKey, err error) {
+	r.iov.Base = &p[0]
+	r.iov.SetLen(len(p))
+	r.msg = unix.Msghdr{Name: &r.name[0], Namelen: uint32(len(r.name)), Iov: &r.iov, Control: &r.oob[0]}
+	r.msg.SetIovlen(1)
+	r.msg.SetControllen(len(r.oob))
+	got, _, errno := unix.Syscall(unix.SYS_RECVMSG, uintptr(fd), uintptr(unsafe.Pointer(&r.msg)), 0)
+	if errno != 0 {
+		return 0, key, errno
+	}
+	if r.msg.Flags&unix.MSG_TRUNC != 0 {
+		return 0, key, unix.EMSGSIZE
+	}
+	key.client, key.scope = parseSockaddr(r.name[:r.msg.Namelen])
+	if !key.client.IsValid() {
+		return 0, key, unix.EAFNOSUPPORT
+	}
+	key.local = parseLocal(r.oob[:r.msg.Controllen])
+	return int(got), key, nil
+}
+
+// parseSockaddr reads a sockaddr_in or sockaddr_in6 (ip(7), ipv6(7)); another
+// family gives the zero address.
+func parseSockaddr(b []byte) (netip.AddrPort, uint32) {
+	if len(b) < 2 {
+		return netip.AddrPort{}, 0
+	}
+	switch family := binary.NativeEndian.Uint16(b); {
+	case family == unix.AF_INET && len(b) >= 8:
+		return netip.AddrPortFrom(netip.AddrFrom4([4]byte(b[4:8])), binary.BigEndian.Uint16(b[2:])), 0
+	case family == unix.AF_INET6 && len(b) >= unix.SizeofSockaddrInet6:
+		a := netip.AddrFrom16([16]byte(b[8:24])).Unmap()
+		return netip.AddrPortFrom(a, binary.BigEndian.Uint16(b[2:])), binary.NativeEndian.Uint32(b[24:])
+	}
+	return netip.AddrPort{}, 0
+}
+
+// parseLocal finds the own address in control messages. A multicast group is
+// none: nothing can be sent from it.
+func parseLocal(b []byte) (local netip.Addr) {
+	for len(b) >= unix.SizeofCmsghdr {
+		h, data, rest, err := unix.ParseOneSocketControlMessage(b)
+		if err != nil {
+			return netip.Addr{}
+		}
+		switch {
+		case h.Level == unix.IPPROTO_IP && h.Type == unix.IP_PKTINFO && len(data) >= 12:
+			return netip.AddrFrom4([4]byte(data[4:8])) // ipi_spec_dst
+		case h.Level == unix.IPPROTO_IPV6 && h.Type == unix.IPV6_PKTINFO && len(data) >= 16:
+			local = netip.AddrFrom16([16]byte(data[:16])).Unmap()
+		}
+		b = rest
+	}
+	if local.IsMulticast() {
+		return netip.Addr{}
+	}
+	return local
+}
+
+// udpOwn is the address of the listening socket, as far as it matters for
+// recognising it as an endpoint.
+type udpOwn struct {
+	family int
+	addr   netip.AddrPort // unmapped
+	both   bool           // an IPv6 socket that serves IPv4, too
+}
+
+func ownUDP(fd int) (udpOwn, error) {
+	addr, err := localUDP(fd)
+	if err != nil {
+		return udpOwn{}, err
+	}
+	o := udpOwn{family: unix.AF_INET, addr: addr}
+	domain, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN)
+	if err == nil && domain == unix.AF_INET6 {
+		o.family = unix.AF_INET6
+		only, v6err := unix.GetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY)
+		o.both, err = only == 0, v6err
+	}
+	return o, err
+}
+
+func localUDP(fd int) (netip.AddrPort, error) { return udpAddrPort(unix.Getsockname(fd)) }
+
+func udpAddrPort(sa unix.Sockaddr, err error) (netip.AddrPort, error) {
+	if err != nil {
+		return netip.AddrPort{}, err
+	}
+	switch sa := sa.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port)), nil
+	case *unix.SockaddrInet6:
+		return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr).Unmap(), uint16(sa.Port)), nil
+	}
+	return netip.AddrPort{}, unix.EAFNOSUPPORT
+}
+
+// reaches tells whether what a socket with these addresses sends comes back to
+// the listening socket: a wildcard one has every address of this host, and the
+// kernel reaches each of those from that address itself, or over loopback.
+func (o udpOwn) reaches(local, peer netip.AddrPort) bool {
+	if o.addr.Port() != peer.Port() {
+		return false
+	}
+	if !o.addr.Addr().IsUnspecified() {
+		return o.addr.Addr() == peer.Addr()
+	}
+	served := o.addr.Addr().Is4() == peer.Addr().Is4() || (peer.Addr().Is4() && o.both)
+	return served && (peer.Addr().IsLoopback() || peer.Addr() == local.Addr())
+}
+
+// upstream is a session's connected socket.
+type upstream struct {
+	addr netip.AddrPort // as the handler named it
+	fd   int            // of file; valid until file is closed
+	file *os.File
+	raw  syscall.RawConn
+}
+
+func dialUDP(leg *Leg, own udpOwn) (*upstream, error) {
+	if leg.Network != UDP || leg.Open != nil || len(leg.Prefix) > 0 || !leg.Addr.IsValid() {
+		return nil, fmt.Errorf("connect udp %s: a UDP session takes plain UDP legs only", leg.Addr)
+	}
+	addr := netip.AddrPortFrom(leg.Addr.Addr().Unmap(), leg.Addr.Port())
+	fd, err := udpSocket(addr.Addr())
+	if err == nil {
+		fd, err = ownedUnless(fd, connectUDP(fd, addr, own))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("connect udp %s: %w", addr, err)
+	}
+	return newUpstream(fd, leg.Addr)
+}
+
+func connectUDP(fd int, addr netip.AddrPort, own udpOwn) error {
+	if err := unix.Connect(fd, sockaddr(addr)); err != nil {
+		return err
+	}
+	local, err := localUDP(fd)
+	if err != nil {
+		return err
+	}
+	peer, err := udpAddrPort(unix.Getpeername(fd))
+	if err != nil {
+		return err
+	}
+	if local == peer || own.reaches(local, peer) {
+		return ErrSelfConnect
+	}
+	return nil
+}
+
+func newUpstream(fd int, addr netip.AddrPort) (*upstream, error) {
+	up := &upstream{addr: addr, fd: fd, file: os.NewFile(uintptr(fd), "udp")}
+	raw, err := up.file.SyscallConn()
+	if err != nil {
+		return nil, errors.Join(err, up.file.Close())
+	}
+	up.raw = raw
+	return up, nil
+}
+
+// isRefusal tells whether the network, or the endpoint's host, said that the
+// endpoint cannot be had: what ICMP messages become (icmp_err_convert in
+// net/ipv4/icmp.c, tab_unreach in net/ipv6/icmp.c), and routes and packet
+// filters of our own.
+func isRefusal(err error) bool {
+	for _, e := range []error{unix.ECONNREFUSED, unix.EHOSTUNREACH, unix.ENETUNREACH, unix.ENOPROTOOPT, unix.EOPNOTSUPP,
+		unix.EHOSTDOWN, unix.ENONET, unix.ENETDOWN, unix.EPROTO, unix.EACCES, unix.EPERM} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
