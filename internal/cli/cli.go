@@ -1,0 +1,200 @@
+// Package cli is the command line: it reads arguments and variables, starts a
+// daemon or talks to a running one, and says the outcome in words.
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"legate/internal/control"
+	"legate/internal/spec"
+)
+
+// Exit codes of every command.
+const (
+	exitDone   = 0
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+// Process is what a command line has from its process.
+type Process struct {
+	Args    []string // with the program's own path first
+	Environ []string
+	Stdout  io.Writer
+	Stderr  io.Writer
+}
+
+// Main runs one command line and returns its exit code.
+func Main(p Process) int {
+	if filepath.Base(p.Args[0]) == "env" {
+		return printEnv(p)
+	}
+	root := Root(p)
+	root.SetArgs(p.Args[1:])
+	err := root.ExecuteContext(context.Background())
+	if err == nil {
+		return exitDone
+	}
+	printError(p.Stderr, err)
+	if _, ok := errors.AsType[*usageError](err); ok {
+		return exitUsage
+	}
+	return exitFailed
+}
+
+// printEnv answers `docker exec NAME env` in an image that has no shell: the
+// ambassadors of old were asked that way what they are linked to.
+func printEnv(p Process) int {
+	if len(p.Args) > 1 {
+		printError(p.Stderr, spec.Errorf("run it without arguments", "this env only prints the environment"))
+		return exitUsage
+	}
+	for _, v := range p.Environ {
+		fmt.Fprintln(p.Stdout, v)
+	}
+	return exitDone
+}
+
+func printError(w io.Writer, err error) {
+	u, ok := errors.AsType[*spec.UserError](err)
+	if !ok {
+		fmt.Fprintf(w, "error: %v\n", err)
+		return
+	}
+	fmt.Fprintf(w, "error: %s\n", u.What)
+	if u.Hint != "" {
+		fmt.Fprintf(w, "hint: %s\n", u.Hint)
+	}
+}
+
+// usageError is an error in what was typed: exit code 2.
+type usageError struct{ err error }
+
+func (e *usageError) Error() string { return e.err.Error() }
+func (e *usageError) Unwrap() error { return e.err }
+
+func usage(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &usageError{err}
+}
+
+func usagef(hint, format string, args ...any) error {
+	return usage(spec.Errorf(hint, format, args...))
+}
+
+// Root returns the command tree.
+func Root(p Process) *cobra.Command {
+	run := newRun(p)
+	root := &cobra.Command{
+		Use:   "legate [LINK...]",
+		Short: "Stand between clients and the service they use, wherever it is now",
+		Long: `Legate is an ambassador: clients talk to an address next to them, and Legate
+carries the bytes to wherever the service is now. When the service moves, the
+ambassador changes and the client does not notice.
+
+  client -> legate -> server                     on one host
+  client -> legate -> network -> legate -> server   on two hosts
+
+legate LINK... is short for legate run LINK...; see legate run --help for what a
+link is. The other commands talk to a running legate.`,
+		Example: `  legate 6379=192.168.1.52:6379
+  legate status
+  legate swap 6379 192.168.1.53:6379`,
+		Args:          cobra.ArbitraryArgs,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+	}
+	root.RunE = func(_ *cobra.Command, args []string) error { return run.start(root, args) }
+	root.Flags().AddFlagSet(run.command.Flags())
+	root.AddCommand(run.command, newStatus(p), newSwap(p), newValidate(p), newDemo(p), newVersion(p))
+	root.SetOut(p.Stdout)
+	root.SetErr(p.Stderr)
+	root.SetFlagErrorFunc(flagError)
+	return root
+}
+
+// flagError gives what cobra says about flags our form.
+func flagError(c *cobra.Command, err error) error {
+	help := "see " + c.CommandPath() + " --help"
+	if u, ok := errors.AsType[*spec.UserError](err); ok {
+		return usage(u)
+	}
+	if n, ok := errors.AsType[*pflag.NotExistError](err); ok {
+		var names []string
+		c.Flags().VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
+		if near := spec.Suggest(n.GetSpecifiedName(), names); near != "" {
+			help = "did you mean --" + near + "?"
+		}
+	}
+	return usagef(help, "%v", err)
+}
+
+// unknownCommand suggests the command that a bare word may have meant.
+func unknownCommand(root *cobra.Command, e *spec.CommandError) error {
+	var names []string
+	for _, c := range root.Commands() {
+		if !c.Hidden {
+			names = append(names, c.Name())
+		}
+	}
+	if near := spec.Suggest(e.Word, names); near != "" {
+		return usagef("did you mean: legate "+near, "%q is neither a command nor a link", e.Word)
+	}
+	return usage(e)
+}
+
+// exactly checks the number of positional arguments and names them.
+func exactly(names ...string) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		if len(args) == len(names) {
+			return nil
+		}
+		want := "takes no argument"
+		if len(names) > 0 {
+			want = "takes " + strings.Join(names, " and ")
+		}
+		return usagef("see "+c.CommandPath()+" --help", "%s %s, not %d arguments", c.CommandPath(), want, len(args))
+	}
+}
+
+// client finds the running instance that a verb is about.
+func client(c *cobra.Command, p Process, where string) (*control.Client, error) {
+	return control.Find(c.Context(), where, control.DefaultPlaces(p.getenv))
+}
+
+// addControl adds the flag that every verb has.
+func addControl(c *cobra.Command, where *string) {
+	c.Flags().StringVar(where, "control", "", "which legate: the `NAME|PATH` of its control socket")
+}
+
+// completeLinks offers the names of the running links for the first argument.
+func completeLinks(p Process, where *string) cobra.CompletionFunc {
+	return func(c *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		if len(args) > 0 || applyEnv(c, p, []string{"control"}) != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		found, err := client(c, p, *where)
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		s, err := found.Snapshot(c.Context())
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		var names []cobra.Completion
+		for _, l := range s.Links {
+			names = append(names, cobra.CompletionWithDesc(l.Name, "to "+l.Target))
+		}
+		return names, cobra.ShellCompDirectiveNoFileComp
+	}
+}

@@ -1,0 +1,109 @@
+package cli
+
+import (
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"legate/internal/daemon"
+	"legate/internal/spec"
+)
+
+// linkFlags are the flags that say what links are.
+type linkFlags struct {
+	options *spec.Options
+	bind    *string
+	names   []string
+}
+
+func newLinkFlags() linkFlags {
+	o, bind := spec.DefaultOptions(), ""
+	return linkFlags{options: &o, bind: &bind}
+}
+
+// add makes a flag of every option that is not only for one link.
+func (f *linkFlags) add(c *cobra.Command) {
+	for _, info := range spec.OptionHelp() {
+		if info.PerLink {
+			continue
+		}
+		c.Flags().Var(optionFlag{f.options, info}, info.Name, info.Help)
+		f.names = append(f.names, info.Name)
+	}
+	c.Flags().Var(bindFlag{f.bind}, "bind", "address of links that name none (default every address)")
+	f.names = append(f.names, "bind")
+}
+
+// optionFlag leaves reading and checking to the one parser of options.
+type optionFlag struct {
+	options *spec.Options
+	info    spec.OptionInfo
+}
+
+func (f optionFlag) String() string {
+	if f.options == nil {
+		return ""
+	}
+	return spec.OptionValue(*f.options, f.info.Name)
+}
+func (f optionFlag) Type() string       { return f.info.Kind }
+func (f optionFlag) Set(s string) error { return spec.SetOption(f.options, f.info.Name, s) }
+
+type bindFlag struct{ address *string }
+
+func (f bindFlag) String() string {
+	if f.address == nil {
+		return ""
+	}
+	return *f.address
+}
+func (f bindFlag) Type() string { return "ADDRESS" }
+
+func (f bindFlag) Set(s string) error {
+	_, err := spec.ParseBind(s)
+	if err == nil {
+		*f.address = s
+	}
+	return err
+}
+
+func (f linkFlags) config() spec.ParseConfig {
+	return spec.ParseConfig{Options: *f.options, Bind: *f.bind}
+}
+
+func (f linkFlags) parse(c *cobra.Command, args []string) ([]spec.Link, error) {
+	links, err := spec.ParseLinks(args, f.config())
+	if err != nil {
+		return nil, asUsage(c.Root(), err)
+	}
+	return links, nil
+}
+
+// environment reads the links of LEGATE_LINKS, or else of link variables.
+// Where there is neither, all three results are empty.
+func (f linkFlags) environment(p Process) ([]spec.Link, []string, error) {
+	cfg := f.config()
+	if list := p.getenv(envLinks); list != "" {
+		links, warnings, err := spec.LinkList(list, cfg)
+		return links, warnings, usage(err)
+	}
+	if hosts, err := os.Open("/etc/hosts"); err == nil {
+		cfg.Hosts = spec.ParseHosts(hosts)
+		hosts.Close()
+	}
+	links, warnings, err := spec.EnvLinks(p.Environ, cfg)
+	return links, warnings, usage(err)
+}
+
+// fromEnvironment is what to forward when no LINK is given.
+func (r *runCommand) fromEnvironment() (w wanted, err error) {
+	links, warnings, err := r.links.environment(r.process)
+	if err != nil {
+		return w, err
+	}
+	if len(links) == 0 {
+		return w, errNothing(warnings)
+	}
+	w.origins = []daemon.Origin{daemon.Static{Links: links, Warnings: warnings}}
+	return w, nil
+}

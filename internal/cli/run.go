@@ -1,0 +1,254 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"legate/internal/control"
+	"legate/internal/daemon"
+	"legate/internal/spec"
+)
+
+// runCommand is `legate run`, and `legate` with links.
+type runCommand struct {
+	process Process
+	command *cobra.Command
+
+	links          linkFlags
+	fromLinks      bool
+	drain          time.Duration
+	logFormat      string
+	logLevel       string
+	logConnections bool
+	control        string
+	stateDir       string
+}
+
+func newRun(p Process) *runCommand {
+	r := &runCommand{process: p, links: newLinkFlags()}
+	r.command = &cobra.Command{
+		Use:   "run [LINK...]",
+		Short: "Forward links in the foreground",
+		Long: `Forwards links until it is told to stop (SIGTERM or Ctrl-C): it then accepts the
+clients that are queued, stops listening, gives live connections the time of
+--drain to end, and exits. A second signal ends it at once.
+
+A link is [LISTEN=]TARGET[,TARGET...][;option=value...]:
+
+  6379=192.168.1.52:6379         on every address, to another host
+  127.0.0.1:6379=redis:6379      on loopback, to a name; asked for again while running
+  192.168.1.52:6379              the same port on both sides
+  5432=db1:5432,db2:5432         the next one when one fails
+  8000-8010=web:8000-8010        a range
+  53/udp=10.0.0.2:53             UDP; 53/tcp+udp for both
+  unix:/run/redis.sock=redis:6379    a unix socket, on either side
+  '6379=redis:6379;hold=30s;name=db' options for one link
+  172.17.0.4 80                  host and port, as dokku/ambassador took them
+
+With no LINK the environment says what to forward: LEGATE_LINKS (links separated
+by spaces); else variables like REDIS_PORT_6379_TCP=tcp://192.168.1.52:6379; else
+this container's --links, from a mounted Docker socket or from /etc/hosts.
+
+Every flag is also a variable: --connect-timeout is LEGATE_CONNECT_TIMEOUT.`,
+		Example: `  legate run 6379=192.168.1.52:6379
+  legate run --hold 30s --state-dir /var/lib/legate 127.0.0.1:5432=db.example.org:5432
+  docker run -d --link redis:redis -p 6379:6379 legate`,
+		Args: cobra.ArbitraryArgs,
+	}
+	r.command.RunE = func(c *cobra.Command, args []string) error { return r.start(c, args) }
+	r.links.add(r.command)
+	f := r.command.Flags()
+	f.BoolVar(&r.fromLinks, "links", false, "forward what the environment says, as without LINK")
+	f.DurationVar(&r.drain, "drain", 8*time.Second, "how long live connections may take to end at SIGTERM")
+	r.logFormat, r.logLevel = "text", "info"
+	f.Var(choice{&r.logFormat, []string{"text", "json"}}, "log", "form of the log on stderr")
+	f.Var(choice{&r.logLevel, []string{"debug", "info", "warn", "error"}}, "log-level", "least level that is logged")
+	f.BoolVar(&r.logConnections, "log-connections", false, "log one line per connection when it ends")
+	f.StringVar(&r.control, "control", "", "control socket: a `NAME|PATH`, or off (default \"legate\" in /run/legate)")
+	f.StringVar(&r.stateDir, "state-dir", "", "`DIRECTORY` that keeps swaps over restarts")
+	return r
+}
+
+// choice is a flag that takes one of a few words.
+type choice struct {
+	value *string
+	words []string
+}
+
+func (c choice) String() string {
+	if c.value == nil {
+		return ""
+	}
+	return *c.value
+}
+func (c choice) Type() string { return strings.Join(c.words, "|") }
+
+func (c choice) Set(s string) error {
+	for _, w := range c.words {
+		if s == w {
+			*c.value = s
+			return nil
+		}
+	}
+	return spec.Errorf("write one of "+strings.Join(c.words, ", "), "%q is not one of its values", s)
+}
+
+// start is the command: it reads what is wanted, and forwards.
+func (r *runCommand) start(c *cobra.Command, args []string) error {
+	if err := applyEnv(c, r.process, flagNames(c.Flags())); err != nil {
+		return err
+	}
+	if r.drain < 0 {
+		return usagef("write a duration like 8s, or 0", "option drain: %s is negative", r.drain)
+	}
+	log := r.logger(r.process.Stderr)
+	wanted, err := r.wanted(c, args)
+	if err != nil {
+		return err
+	}
+	for _, w := range append(unknownVariables(r.process, c.Flags()), wanted.notes...) {
+		log.Warn(w)
+	}
+	return serve(c.Context(), daemon.Config{
+		Links:          wanted.links,
+		Origins:        wanted.origins,
+		Control:        r.control,
+		Places:         control.DefaultPlaces(r.process.getenv),
+		StateDir:       r.stateDir,
+		Drain:          r.drain,
+		LogConnections: r.logConnections,
+		Version:        versionText(),
+		Log:            log,
+		Ready: func(address string) {
+			log.Info("ready", "version", versionText(), "control", address)
+		},
+	})
+}
+
+func (r *runCommand) logger(w io.Writer) *slog.Logger {
+	var level slog.Level
+	// The flag took only the names of levels.
+	_ = level.UnmarshalText([]byte(r.logLevel))
+	o := &slog.HandlerOptions{Level: level}
+	if r.logFormat == "json" {
+		return slog.New(slog.NewJSONHandler(w, o))
+	}
+	return slog.New(slog.NewTextHandler(w, o))
+}
+
+// wanted is what the command line and the environment ask for.
+type wanted struct {
+	links   []spec.Link
+	origins []daemon.Origin
+	notes   []string // to be logged once
+}
+
+func (r *runCommand) wanted(c *cobra.Command, args []string) (w wanted, err error) {
+	if len(args) > 0 && r.fromLinks {
+		return w, usagef("leave out one of them", "--links asks for the links of the environment, and links are given")
+	}
+	if len(args) == 0 {
+		return r.fromEnvironment()
+	}
+	if w.links, err = r.links.parse(c, args); err != nil {
+		return w, err
+	}
+	if !inContainer(r.process) {
+		w.notes = openToAll(w.links)
+	}
+	return w, nil
+}
+
+// serve runs a daemon until a signal ends it, or ctx.
+func serve(ctx context.Context, cfg daemon.Config) error {
+	// A log whose reader is gone must not end every connection.
+	signal.Ignore(syscall.SIGPIPE)
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	d := daemon.New(cfg)
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, syscall.SIGTERM, os.Interrupt)
+	done := make(chan struct{})
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		stopOnSignals(signals, done, stop, d.Cut)
+	}()
+	err := d.Run(ctx)
+	signal.Stop(signals)
+	close(done)
+	<-watched
+	return err
+}
+
+// stopOnSignals calls stop at the first signal and now at the second.
+func stopOnSignals(signals <-chan os.Signal, done <-chan struct{}, stop, now func()) {
+	for _, act := range []func(){stop, now} {
+		select {
+		case <-signals:
+			act()
+		case <-done:
+			return
+		}
+	}
+}
+
+// openToAll warns once where links listen on every address of a machine: what
+// is right inside a container opens a service to the network outside of one.
+func openToAll(links []spec.Link) []string {
+	var texts, loopback []string
+	seen := map[string]bool{}
+	for _, l := range links {
+		if l.Listen.Protocol == spec.Unix || l.Listen.Host != "" || seen[l.Text] || strings.HasPrefix(l.Text, "*:") {
+			continue
+		}
+		seen[l.Text] = true
+		texts = append(texts, l.Text)
+		l.Listen.Host = "127.0.0.1"
+		loopback = append(loopback, fmt.Sprintf("%s=%s", l.Listen, spec.FormatTargets(l.Targets)))
+	}
+	if len(texts) == 0 {
+		return nil
+	}
+	return []string{fmt.Sprintf("%s listens on every address of this machine; for this machine only: legate %s (or --bind 127.0.0.1)",
+		strings.Join(texts, " "), strings.Join(loopback, " "))}
+}
+
+// inContainer tells whether an address is a container's own.
+func inContainer(p Process) bool {
+	for _, mark := range []string{"/.dockerenv", "/run/.containerenv"} {
+		if _, err := os.Stat(mark); err == nil {
+			return true
+		}
+	}
+	return p.getenv("container") != ""
+}
+
+// errNothing is for a start without anything to forward.
+func errNothing(why []string) error {
+	what := "no link given, and none in the environment"
+	if len(why) > 0 {
+		what += ": " + strings.Join(why, "; ")
+	}
+	return usage(spec.Errorf("write legate 6379=192.168.1.52:6379, or set LEGATE_LINKS, or -e REDIS_PORT_6379_TCP=tcp://192.168.1.52:6379, "+
+		"or start the container with --link redis:redis", "%s", what))
+}
+
+// asUsage makes an error of links one of usage, and suggests a command for a
+// bare word.
+func asUsage(root *cobra.Command, err error) error {
+	if e, ok := errors.AsType[*spec.CommandError](err); ok {
+		return unknownCommand(root, e)
+	}
+	return usage(err)
+}

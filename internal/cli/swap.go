@@ -1,0 +1,141 @@
+package cli
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"legate/internal/control"
+)
+
+// drainWhenBare is what --drain means without a value.
+const drainWhenBare = 30 * time.Second
+
+type swapCommand struct {
+	process         Process
+	control         string
+	keep, cut, undo bool
+	drain           time.Duration
+}
+
+func newSwap(p Process) *cobra.Command {
+	s := &swapCommand{process: p}
+	c := &cobra.Command{
+		Use:   "swap LINK TARGET",
+		Short: "Point a running link elsewhere",
+		Long: `Sends the new connections of a link to TARGET, from now on. Live connections stay
+where they are (--keep), may end within a time (--drain), or are cut (--cut);
+the command returns when they are as asked.
+
+The link itself is not changed: the new target stands beside it, is shown by
+legate status, and ends with --undo, or when the link is configured anew. It
+survives a restart where legate runs with --state-dir.`,
+		Example: `  legate swap 6379 192.168.1.53:6379
+  legate swap 6379 192.168.1.53:6379 --drain=10s
+  legate swap 6379 --undo`,
+		Args:              s.checkArgs,
+		ValidArgsFunction: completeLinks(p, &s.control),
+		RunE:              s.run,
+	}
+	addControl(c, &s.control)
+	f := c.Flags()
+	f.BoolVar(&s.keep, "keep", false, "let live connections stay where they are (the default)")
+	f.DurationVar(&s.drain, "drain", 0, "let live connections end, and cut those that did not within this time")
+	f.Lookup("drain").NoOptDefVal = drainWhenBare.String()
+	f.BoolVar(&s.cut, "cut", false, "cut live connections")
+	f.BoolVar(&s.undo, "undo", false, "go back to the target that the link is configured with")
+	return c
+}
+
+func (s *swapCommand) checkArgs(c *cobra.Command, args []string) error {
+	ways := 0
+	for _, name := range []string{"keep", "drain", "cut"} {
+		if c.Flags().Changed(name) {
+			ways++
+		}
+	}
+	if ways > 1 {
+		return usagef("live connections are kept, drained or cut", "only one of --keep, --drain and --cut can be given")
+	}
+	if s.drain < 0 {
+		return usagef("write --drain=30s", "the time of --drain is negative")
+	}
+	if n := len(args); n > 0 && c.Flags().Changed("drain") {
+		if _, err := time.ParseDuration(args[n-1]); err == nil {
+			return usagef("write --drain="+args[n-1], "%q is not a target", args[n-1])
+		}
+	}
+	if s.undo {
+		return exactly("LINK")(c, args)
+	}
+	return exactly("LINK", "TARGET")(c, args)
+}
+
+func (s *swapCommand) run(c *cobra.Command, args []string) error {
+	if err := applyEnv(c, s.process, []string{"control"}); err != nil {
+		return err
+	}
+	r := control.SwapRequest{Link: args[0], Undo: s.undo, Live: control.LiveKeep}
+	if !s.undo {
+		r.Target = args[1]
+	}
+	switch {
+	case s.cut:
+		r.Live = control.LiveCut
+	case c.Flags().Changed("drain"):
+		r.Live, r.Within = control.LiveDrain, control.Duration(s.drain)
+	}
+	found, err := client(c, s.process, s.control)
+	if err != nil {
+		return err
+	}
+	done, err := found.Swap(c.Context(), r)
+	if err != nil {
+		return err
+	}
+	s.tell(r, done)
+	return nil
+}
+
+// tell says what holds now, and for how long.
+func (s *swapCommand) tell(r control.SwapRequest, done control.SwapReply) {
+	w := s.process.Stdout
+	switch {
+	case done.Target == "":
+		fmt.Fprintf(w, "%s: forgot the swap to %s; there is no such link now\n", done.Link, done.Former)
+		return
+	case done.Target == done.Former && done.Override == nil:
+		fmt.Fprintf(w, "%s goes to %s, as configured; nothing to change\n", done.Link, done.Target)
+		return
+	}
+	fmt.Fprintf(w, "%s goes to %s now, before: %s\n", done.Link, done.Target, done.Former)
+	switch r.Live {
+	case control.LiveKeep:
+		fmt.Fprintln(w, "live connections stay where they are")
+	case control.LiveDrain:
+		fmt.Fprintf(w, "former connections ended, or were cut after %s\n", time.Duration(r.Within))
+	case control.LiveCut:
+		fmt.Fprintln(w, "former connections were cut")
+	}
+	if done.Override == nil {
+		fmt.Fprintln(w, "that is as configured")
+		return
+	}
+	if done.Kept == "" {
+		fmt.Fprintln(w, "this ends with the process; legate run --state-dir DIRECTORY keeps swaps over restarts")
+	} else {
+		fmt.Fprintf(w, "kept over restarts in %s\n", done.Kept)
+	}
+	fmt.Fprintf(w, "undo: %s\n", s.undoCommand(done.Link))
+}
+
+// undoCommand can be copied as it stands.
+func (s *swapCommand) undoCommand(link string) string {
+	words := []string{s.process.Args[0], "swap"}
+	if s.control != "" {
+		words = append(words, "--control", s.control)
+	}
+	return strings.Join(append(words, link, "--undo"), " ")
+}

@@ -1,0 +1,322 @@
+// Package daemon puts the parts of one running Legate together and is the only
+// owner of what it shall do: it unites the links of its origins, lays the
+// overrides of operators over them, and sets the result in the parts below.
+//
+// Nothing in it is global: two daemons in one process do not know each other.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"legate/internal/control"
+	"legate/internal/discover"
+	"legate/internal/endpoints"
+	"legate/internal/forward"
+	"legate/internal/pump"
+	"legate/internal/spec"
+)
+
+// Config of a Daemon.
+type Config struct {
+	// Links of the command line: all of them can be opened, or nothing starts.
+	Links []spec.Link
+	// Origins of further links, of which each is on its own.
+	Origins []Origin
+	// Warnings that status shall show for as long as the process runs.
+	Warnings []string
+	// Control is where the control socket goes: a path, a name, "" for the
+	// default name, control.Off for none.
+	Control string
+	// Places of control sockets that are given by name.
+	Places control.Places
+	// StateDir keeps overrides over restarts; "": they end with the process.
+	StateDir string
+	// Drain is how long live connections may take to end when ctx ends; 0:
+	// they are cut at once.
+	Drain          time.Duration
+	LogConnections bool
+	Version        string
+	Log            *slog.Logger // nil: none
+	// Ready is called once, when the links of the command line and the control
+	// socket are open, with the socket's address ("" without one). nil: nobody
+	// needs to know.
+	Ready func(address string)
+}
+
+// Daemon is one running Legate.
+type Daemon struct {
+	cfg     Config
+	started time.Time
+	name    string // of the instance; set before anything can ask
+	cut     context.CancelFunc
+	cutting context.Context // ends when draining shall end
+
+	engine    pump.Engine
+	pool      *endpoints.Pool
+	discovery *discover.Discovery
+	forwarder *forward.Forwarder
+	answers   *answers
+
+	applying sync.Mutex // guards the following, and is held while it is set below
+	closed   bool
+	state    *state
+	origins  [][]spec.Link    // of the command line, then of each origin
+	warnings [][]string       // in the same order
+	failed   map[string]error // by link: what Apply said of it
+
+	mu   sync.Mutex // guards the following, which status reads while a swap waits
+	plan plan       // written with both locks held
+}
+
+// New returns a daemon that does nothing before Run.
+func New(cfg Config) *Daemon {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	d := &Daemon{
+		cfg:      cfg,
+		answers:  newAnswers(),
+		origins:  make([][]spec.Link, 1+len(cfg.Origins)),
+		warnings: make([][]string, 1+len(cfg.Origins)),
+	}
+	d.origins[0], d.warnings[0] = cfg.Links, slices.Clip(cfg.Warnings)
+	d.cutting, d.cut = context.WithCancel(context.Background())
+	return d
+}
+
+// Cut ends draining, or the draining to come: the end of Run is then at once.
+func (d *Daemon) Cut() { d.cut() }
+
+// Run serves until ctx ends. Then it accepts the clients that are queued,
+// stops listening, and returns when live connections ended or were cut.
+func (d *Daemon) Run(ctx context.Context) (err error) {
+	d.started = time.Now()
+	if d.state, err = openState(d.cfg.StateDir); err != nil {
+		return err
+	}
+	defer d.state.close()
+	if d.state.damaged != nil {
+		d.warnings[0] = append(d.warnings[0], d.state.damaged.Error())
+		d.cfg.Log.Warn(d.state.damaged.Error())
+	}
+	if err := d.build(); err != nil {
+		return err
+	}
+	defer d.dismantle()
+	socket, err := d.listenControl()
+	if err != nil {
+		return err
+	}
+	if err := d.open(); err != nil {
+		if socket != nil {
+			socket.Close()
+		}
+		return err
+	}
+	return d.serve(ctx, socket)
+}
+
+// build makes the parts. They call each other through the daemon's fields,
+// which are all set before the first of them has anything to do.
+func (d *Daemon) build() (err error) {
+	if d.engine, err = pump.NewNet(pump.NetConfig{Log: d.cfg.Log}); err != nil {
+		return fmt.Errorf("start engine: %w", err)
+	}
+	d.pool = endpoints.New(endpoints.Config{
+		Dial:    d.dial,
+		Changed: func(t spec.Target) { d.forwarder.Changed(t) },
+		Suspect: func(t spec.Target) { d.discovery.Suspect(t) },
+		Log:     d.cfg.Log,
+	})
+	d.forwarder = forward.New(forward.Config{
+		Engine:         d.engine,
+		Pool:           d.pool,
+		Log:            d.cfg.Log,
+		LogConnections: d.cfg.LogConnections,
+	})
+	d.discovery = discover.New(discover.Config{Set: d.learn, Log: d.cfg.Log})
+	return nil
+}
+
+// learn passes on what a source said.
+func (d *Daemon) learn(t spec.Target, a spec.Answer) {
+	d.pool.Set(t, a)
+	d.answers.add(t)
+}
+
+// dial asks whether an endpoint can be reached.
+func (d *Daemon) dial(ctx context.Context, e spec.Endpoint, within time.Duration) error {
+	return d.engine.Dial(ctx, pump.Leg{Network: pump.Network(e.Protocol), Addr: e.Addr, Path: e.Path, Timeout: within})
+}
+
+func (d *Daemon) listenControl() (*control.Socket, error) {
+	if d.cfg.Control == control.Off {
+		d.name = fmt.Sprintf("%s-%d", control.DefaultName, os.Getpid())
+		return nil, nil
+	}
+	s, err := control.Listen(d.cfg.Control, d.cfg.Places)
+	if err == nil {
+		d.name = s.Name
+	}
+	return s, err
+}
+
+// open starts the links of the command line, all or none.
+func (d *Daemon) open() error {
+	d.applying.Lock()
+	defer d.applying.Unlock()
+	d.apply()
+	for _, r := range d.plan.refused {
+		return spec.Errorf("give it another address or name", "open link %s: %s", r.Name, r.Error)
+	}
+	for _, l := range d.plan.links {
+		if err := d.failed[l.Name]; err != nil {
+			return openError(l, err)
+		}
+	}
+	return nil
+}
+
+// serve runs until ctx ends, and then drains.
+func (d *Daemon) serve(ctx context.Context, socket *control.Socket) error {
+	address := ""
+	if socket != nil {
+		address = socket.Address
+		server := control.Serve(socket, d, d.cfg.Log)
+		defer server.Close()
+	}
+	if d.cfg.Ready != nil {
+		d.cfg.Ready(address)
+	}
+	var watching sync.WaitGroup
+	for i, o := range d.cfg.Origins {
+		watching.Go(func() { d.watch(ctx, i+1, o) })
+	}
+	<-ctx.Done()
+	watching.Wait()
+	d.drain()
+	return nil
+}
+
+// watch sets the links of one origin, which is known by its place.
+func (d *Daemon) watch(ctx context.Context, i int, o Origin) {
+	set := func(links []spec.Link, warnings []string) {
+		d.applying.Lock()
+		defer d.applying.Unlock()
+		if ctx.Err() != nil {
+			return // its links must not be opened again while we drain
+		}
+		for _, w := range warnings {
+			d.cfg.Log.Warn(w)
+		}
+		d.origins[i], d.warnings[i] = links, warnings
+		d.apply()
+	}
+	if err := o.Watch(ctx, set); err != nil && ctx.Err() == nil {
+		d.applying.Lock()
+		defer d.applying.Unlock()
+		d.warnings[i] = append(slices.Clip(d.warnings[i]), err.Error())
+		d.apply()
+		d.cfg.Log.Error("no more news of links", "error", err)
+	}
+}
+
+// apply sets the desired state in the parts below. Targets are watched before
+// a link goes there, and forgotten after it left. The caller holds applying.
+func (d *Daemon) apply() {
+	before, next := d.plan, makePlan(d.origins, d.state.overrides)
+	for _, w := range d.warnings {
+		next.warnings = append(next.warnings, w...)
+	}
+	targets := next.targets()
+	d.discovery.Apply(append(before.targets(), targets...))
+	d.awaitAnswers(targets)
+	d.mu.Lock()
+	d.plan = next
+	d.mu.Unlock()
+	d.failed = map[string]error{}
+	for i, err := range d.forwarder.Apply(next.links) {
+		d.failed[next.links[i].Name] = err
+	}
+	d.discovery.Apply(targets)
+	d.answers.keep(targets)
+	d.pool.Keep(targets)
+	d.logChanges(before)
+}
+
+// awaitAnswers lets fixed targets arrive, which are on their way already: the
+// first connection shall find them. A name may take longer, and connections
+// wait for it as they do for anything that is down.
+func (d *Daemon) awaitAnswers(targets []spec.Target) {
+	ctx, cancel := context.WithTimeout(d.cutting, time.Second)
+	defer cancel()
+	d.answers.wait(ctx, slices.DeleteFunc(slices.Clone(targets), func(t spec.Target) bool {
+		return t.Source != spec.SourceFixed
+	}))
+}
+
+// logChanges tells what the parts below cannot: they see addresses, not what
+// became of a link.
+func (d *Daemon) logChanges(before plan) {
+	was := map[string]string{}
+	for _, l := range before.links {
+		was[l.Name] = spec.FormatTargets(l.Targets)
+	}
+	for _, l := range d.plan.links {
+		to, known := was[l.Name]
+		delete(was, l.Name)
+		log := d.cfg.Log.With("link", l.Name, "target", spec.FormatTargets(l.Targets))
+		if err := d.failed[l.Name]; err != nil {
+			log.Error("not listening", "on", l.Listen.String(), "error", err)
+		} else if known && to != spec.FormatTargets(l.Targets) {
+			log.Info("target changed", "former", to)
+		}
+	}
+	for name := range was {
+		d.cfg.Log.Info("no longer listening", "link", name)
+	}
+	for _, r := range d.plan.refused {
+		d.cfg.Log.Error("not listening", "link", r.Name, "on", r.Listen, "error", r.Error)
+	}
+}
+
+// drain stops listening and lets live connections end for a while. Snapshots
+// are answered meanwhile.
+func (d *Daemon) drain() {
+	d.applying.Lock()
+	d.closed = true
+	d.applying.Unlock()
+	d.cfg.Log.Info("stopping", "drain", d.cfg.Drain)
+	ctx, cancel := context.WithTimeout(d.cutting, d.cfg.Drain)
+	defer cancel()
+	if err := d.forwarder.Close(ctx); err != nil && ctx.Err() == nil {
+		d.cfg.Log.Error("stop forwarding", "error", err)
+	}
+}
+
+// dismantle ends what build made, users before what they use.
+func (d *Daemon) dismantle() {
+	done, cancel := context.WithCancel(context.Background())
+	cancel()
+	err := d.forwarder.Close(done)
+	d.discovery.Close()
+	d.pool.Close()
+	if err := errors.Join(ignoreContext(err), d.engine.Close()); err != nil {
+		d.cfg.Log.Error("stop", "error", err)
+	}
+	d.cut()
+}
+
+func ignoreContext(err error) error {
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return nil
+	}
+	return err
+}

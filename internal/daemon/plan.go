@@ -1,0 +1,125 @@
+package daemon
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+
+	"legate/internal/spec"
+)
+
+// plan is the desired state: what every origin asked for, with the overrides
+// laid over it.
+type plan struct {
+	links      []spec.Link          // to serve, in the order of the origins
+	configured map[string]spec.Link // by name, as their origin wrote them
+	overrides  map[string]spec.Override
+	refused    []spec.LinkStatus // that cannot be had
+	warnings   []string
+}
+
+// makePlan unites the links of the origins. Of two that want one address or
+// one name the first has it. An override holds while the text of its link is
+// the one that it was made for.
+func makePlan(origins [][]spec.Link, overrides map[string]spec.Override) plan {
+	p := plan{configured: map[string]spec.Link{}, overrides: map[string]spec.Override{}}
+	taken := map[spec.Listen]spec.Link{}
+	for _, links := range origins {
+		for _, l := range links {
+			first, clash := taken[l.Listen]
+			if !clash {
+				first, clash = p.configured[l.Name]
+			}
+			if clash {
+				p.refuse(l, first)
+				continue
+			}
+			taken[l.Listen] = l
+			p.configured[l.Name] = l
+			p.links = append(p.links, p.override(l, overrides))
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(overrides)) {
+		if _, ok := p.configured[name]; !ok {
+			p.warn("no link is named %s, whose target was swapped to %s; forget it with: legate swap %s --undo",
+				name, overrides[name].Target, name)
+		}
+	}
+	return p
+}
+
+func (p *plan) refuse(l, first spec.Link) {
+	why := fmt.Sprintf("link %s already listens on %s", first.Name, first.Listen)
+	if l.Listen != first.Listen {
+		why = fmt.Sprintf("link %s already has that name", first.Listen)
+	}
+	p.refused = append(p.refused, spec.LinkStatus{
+		Name:   l.Name,
+		Listen: l.Listen.String(),
+		Target: spec.FormatTargets(l.Targets),
+		Origin: l.Origin,
+		State:  spec.StateError,
+		Error:  why,
+	})
+}
+
+// override returns the link as it shall be served.
+func (p *plan) override(l spec.Link, overrides map[string]spec.Override) spec.Link {
+	o, ok := overrides[l.Name]
+	if !ok {
+		return l
+	}
+	if o.Base != l.Text {
+		p.warn("link %s is now configured as %s: the swap to %s, made for %s, no longer holds; swap again or forget it with: legate swap %s --undo",
+			l.Name, l.Text, o.Target, o.Base, l.Name)
+		return l
+	}
+	targets, err := spec.ParseTargets(o.Target, l)
+	if err != nil {
+		p.warn("link %s was swapped to %s, which is not a target: %v", l.Name, o.Target, err)
+		return l
+	}
+	p.overrides[l.Name] = o
+	l.Targets = targets
+	return l
+}
+
+func (p *plan) warn(format string, args ...any) {
+	p.warnings = append(p.warnings, fmt.Sprintf(format, args...))
+}
+
+// targets returns the targets of all links, each once.
+func (p *plan) targets() []spec.Target {
+	seen := map[spec.Target]bool{}
+	var all []spec.Target
+	for _, l := range p.links {
+		for _, t := range l.Targets {
+			if !seen[t] {
+				seen[t] = true
+				all = append(all, t)
+			}
+		}
+	}
+	return all
+}
+
+// named finds a configured link by its name, or by how it listens.
+func (p *plan) named(name string) (spec.Link, bool) {
+	if l, ok := p.configured[name]; ok {
+		return l, true
+	}
+	for _, l := range p.configured {
+		if l.Listen.String() == name {
+			return l, true
+		}
+	}
+	return spec.Link{}, false
+}
+
+func (p *plan) names() []string {
+	var names []string
+	for _, l := range p.links {
+		names = append(names, l.Name)
+	}
+	return names
+}

@@ -1,0 +1,30 @@
+package daemon
+
+import (
+	"os"
+
+	"legate/internal/spec"
+)
+
+// Snapshot reports everything about this instance. It implements
+// control.Instance.
+func (d *Daemon) Snapshot() spec.Snapshot {
+	d.mu.Lock()
+	p := d.plan
+	d.mu.Unlock()
+	s := spec.Snapshot{
+		Instance: d.name,
+		Version:  d.cfg.Version,
+		PID:      os.Getpid(),
+		Started:  d.started,
+		Links:    d.forwarder.Snapshot(),
+		Warnings: p.warnings,
+	}
+	for i := range s.Links {
+		if o, ok := p.overrides[s.Links[i].Name]; ok {
+			s.Links[i].Override = &o
+		}
+	}
+	s.Links = append(s.Links, p.refused...)
+	return s
+}

@@ -1,0 +1,133 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+
+	"legate/internal/control"
+	"legate/internal/spec"
+)
+
+// Swap points a link elsewhere, or back where it is configured to go, and
+// returns when its live connections are as asked. It implements
+// control.Instance.
+func (d *Daemon) Swap(ctx context.Context, r control.SwapRequest) (control.SwapReply, error) {
+	reply, err := d.override(r)
+	if err != nil || r.Live == control.LiveKeep {
+		return reply, err
+	}
+	within := time.Duration(0)
+	if r.Live == control.LiveDrain {
+		within = time.Duration(r.Within)
+	}
+	if err := d.forwarder.Retire(ctx, reply.Link, within); err != nil {
+		return reply, fmt.Errorf("link %s goes to %s, but ending its former connections failed: %w", reply.Link, reply.Target, err)
+	}
+	return reply, nil
+}
+
+// override writes what the request asks for beside the link and applies it.
+func (d *Daemon) override(r control.SwapRequest) (control.SwapReply, error) {
+	d.applying.Lock()
+	defer d.applying.Unlock()
+	if d.closed {
+		return control.SwapReply{}, spec.Errorf("", "legate is stopping")
+	}
+	l, ok := d.plan.named(r.Link)
+	if !ok {
+		return d.forget(r)
+	}
+	reply := control.SwapReply{Link: l.Name, Former: d.targetOf(l.Name)}
+	if err := d.failed[l.Name]; err != nil {
+		return reply, openError(l, err)
+	}
+	o, err := newOverride(r, l)
+	if err != nil {
+		return reply, err
+	}
+	if err := d.state.set(l.Name, o); err != nil {
+		return reply, err
+	}
+	d.lookAhead(o, l)
+	d.apply()
+	reply.Target, reply.Override, reply.Kept = d.targetOf(l.Name), o, d.state.path
+	return reply, d.failed[l.Name]
+}
+
+// lookAhead gives a name the time to be found before the link goes there: a
+// link that does not hold would refuse connections meanwhile.
+func (d *Daemon) lookAhead(o *spec.Override, l spec.Link) {
+	targets := l.Targets
+	if o != nil {
+		targets, _ = spec.ParseTargets(o.Target, l) // it was parsed to make o
+	}
+	d.discovery.Apply(append(d.plan.targets(), targets...))
+	ctx, cancel := context.WithTimeout(d.cutting, 2*time.Second)
+	defer cancel()
+	d.answers.wait(ctx, targets)
+}
+
+// newOverride is nil when the link shall go where it is configured to.
+func newOverride(r control.SwapRequest, l spec.Link) (*spec.Override, error) {
+	if r.Undo {
+		return nil, nil
+	}
+	targets, err := spec.ParseTargets(r.Target, l)
+	if err != nil {
+		return nil, err
+	}
+	if spec.FormatTargets(targets) == spec.FormatTargets(l.Targets) {
+		return nil, nil
+	}
+	return &spec.Override{Target: r.Target, Base: l.Text, When: time.Now()}, nil
+}
+
+// forget undoes a swap whose link is gone; for any other request there must be
+// a link.
+func (d *Daemon) forget(r control.SwapRequest) (control.SwapReply, error) {
+	o, ok := d.state.overrides[r.Link]
+	if !ok || !r.Undo {
+		hint := "links: " + strings.Join(d.plan.names(), ", ")
+		if len(d.plan.links) == 0 {
+			hint = "see why there are none: legate status"
+		}
+		return control.SwapReply{}, spec.Errorf(hint, "no link is named %s", r.Link)
+	}
+	if err := d.state.set(r.Link, nil); err != nil {
+		return control.SwapReply{}, err
+	}
+	d.apply()
+	return control.SwapReply{Link: r.Link, Former: o.Target, Kept: d.state.path}, nil
+}
+
+// targetOf is where a link goes now, overrides included.
+func (d *Daemon) targetOf(link string) string {
+	for _, l := range d.plan.links {
+		if l.Name == link {
+			return spec.FormatTargets(l.Targets)
+		}
+	}
+	return ""
+}
+
+// openError says what to do about an address that could not be opened.
+func openError(l spec.Link, err error) error {
+	hint := ""
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		hint = "stop what listens there (it is shown by: ss -lnp), or listen elsewhere"
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		hint = "listen on an address of this machine, or on every one: leave the address out"
+	case errors.Is(err, os.ErrPermission):
+		hint = "choose a port above 1023, or a directory that this user can write"
+	}
+	if u, ok := errors.AsType[*spec.UserError](err); ok && u.Hint != "" {
+		hint = u.Hint
+	}
+	return spec.Errorf(hint, "open link %s: %v", l.Name, err)
+}
