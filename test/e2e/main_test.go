@@ -6,6 +6,7 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -73,7 +74,7 @@ func start(ctx context.Context, engine lab.Engine) (*lab.Lab, error) {
 		return nil, err
 	}
 	if err := images(ctx, hosts); err != nil {
-		return nil, fmt.Errorf("%w (%v)", err, hosts.Close())
+		return nil, errors.Join(err, hosts.Close())
 	}
 	return hosts, nil
 }

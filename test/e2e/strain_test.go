@@ -35,6 +35,9 @@ func (h host) redis(address string) (*redisConn, error) {
 	return &redisConn{conn, bufio.NewReader(conn)}, nil
 }
 
+// within has everything on this connection fail after d.
+func (c *redisConn) within(d time.Duration) { _ = c.SetDeadline(time.Now().Add(d)) }
+
 func (c *redisConn) send(words ...string) error {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "*%d\r\n", len(words))
@@ -80,7 +83,7 @@ func TestCableCutInTransfer(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer client.Close()
-		client.SetDeadline(time.Now().Add(time.Minute))
+		client.within(time.Minute)
 		value := make([]byte, 256<<20) // many times what all buffers on the way hold
 		rand.Read(value)
 		store(t, client, value)
@@ -151,7 +154,7 @@ func TestManyConnectionsAtOnce(t *testing.T) {
 			if clients[i], err = w.b.redis(address); err != nil {
 				return err
 			}
-			clients[i].SetDeadline(time.Now().Add(30 * time.Second))
+			clients[i].within(30 * time.Second)
 			return clients[i].ping()
 		})
 		if t.Failed() {

@@ -75,9 +75,9 @@ func (w *world) leave() {
 // describe logs what a person would ask for first: which containers there are and what they said.
 func (h host) describe() {
 	ctx := context.Background()
-	list, _ := h.Host.Docker(ctx, "ps", "-a")
+	list, _ := h.Docker(ctx, "ps", "-a")
 	h.t.Logf("host %s:\n%s", h.Name, list)
-	names, _ := h.Host.Docker(ctx, "ps", "-a", "--format", "{{.Names}}")
+	names, _ := h.Docker(ctx, "ps", "-a", "--format", "{{.Names}}")
 	for name := range strings.FieldsSeq(names) {
 		said, _ := h.Command(ctx, "logs", "--tail", "30", name).CombinedOutput()
 		h.t.Logf("host %s, docker logs %s:\n%s", h.Name, name, said)
@@ -109,7 +109,7 @@ func (h host) docker(args ...string) string {
 func (h host) tryDocker(args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	out, err := h.Host.Docker(ctx, args...)
+	out, err := h.Docker(ctx, args...)
 	return strings.TrimSpace(out), err
 }
 

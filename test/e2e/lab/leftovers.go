@@ -21,6 +21,7 @@ func (l *Lab) clear() error {
 	if err := l.net.down(ctx); err != nil {
 		return err
 	}
+	l.removeCgroups()
 	if err := os.RemoveAll(l.dir); err != nil {
 		return fmt.Errorf("remove lab folder: %w", err)
 	}
@@ -62,3 +63,15 @@ func (l *Lab) strays() []int {
 }
 
 func (l *Lab) mounts(mountinfo []byte) bool { return bytes.Contains(mountinfo, []byte(l.dir+"/")) }
+
+// removeCgroups removes those of containers whose engine was killed before it could: they are empty,
+// but would stay until the machine restarts.
+func (l *Lab) removeCgroups() {
+	containers, _ := filepath.Glob(filepath.Join(l.dir, "*", "data", "containers", "*"))
+	for _, container := range containers {
+		groups, _ := filepath.Glob(filepath.Join("/sys/fs/cgroup/*/docker", filepath.Base(container)))
+		for _, group := range append(groups, filepath.Join("/sys/fs/cgroup/docker", filepath.Base(container))) {
+			_ = os.Remove(group)
+		}
+	}
+}
