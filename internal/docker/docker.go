@@ -1,0 +1,221 @@
+// Package docker asks the engine on this host about containers. It only reads.
+package docker
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"net"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/network"
+	"github.com/moby/moby/client"
+
+	"legate/internal/spec"
+)
+
+// DefaultHost is where the engine listens unless DOCKER_HOST says otherwise.
+const DefaultHost = "unix:///var/run/docker.sock"
+
+// timeout is the limit for one question. An engine that has to start the
+// container that asks answers after most of a second.
+const timeout = 5 * time.Second
+
+// Client asks one engine. It speaks every API version from 1.40 (Docker 19.03)
+// on. Its methods may be called at the same time.
+type Client struct {
+	network, address string
+	api              *client.Client
+}
+
+// New returns a client of the engine at host, in the form of DOCKER_HOST:
+// unix:///path or tcp://address:port; "" is DefaultHost. It does not connect.
+// The error is a *spec.UserError. The caller ends the client with Close.
+func New(host string) (*Client, error) {
+	if host == "" {
+		host = DefaultHost
+	}
+	network, address, ok := strings.Cut(host, "://")
+	if !ok || network != "unix" && network != "tcp" || address == "" {
+		return nil, spec.Errorf("write DOCKER_HOST=unix:///var/run/docker.sock or DOCKER_HOST=tcp://127.0.0.1:2375",
+			"DOCKER_HOST %q is neither unix:// nor tcp://", host)
+	}
+	api, err := client.New(client.WithHost(host), client.WithTimeout(timeout))
+	if err != nil {
+		return nil, spec.Errorf("write DOCKER_HOST=unix:///var/run/docker.sock", "DOCKER_HOST %q: %v", host, err)
+	}
+	return &Client{network: network, address: address, api: api}, nil
+}
+
+// Close closes the client's idle connections.
+func (c *Client) Close() { _ = c.api.Close() } // it cannot fail
+
+// Port is a port on which a container serves, as its image or its start said.
+type Port struct {
+	Protocol spec.Protocol // TCP or UDP
+	Number   uint16
+}
+
+// Linked is a container that another one was linked to with --link.
+type Linked struct {
+	Name string // of the container, without a slash
+	ID   string // 64 digits; "" where the engine does not know the container
+	// Aliases are the names that resolve in the linking container, sorted.
+	Aliases []string
+	// Ports are the exposed and the published ones, sorted.
+	Ports []Port
+}
+
+// Links returns the containers that the container id was linked to, sorted by
+// name. The error is a *spec.UserError, unless ctx ended.
+func (c *Client) Links(ctx context.Context, id string) ([]Linked, error) {
+	own, err := c.inspect(ctx, id)
+	if errdefs.IsNotFound(err) {
+		return nil, spec.Errorf("mount the socket of the engine that runs this container",
+			"the Docker engine at %s does not know this container (%.12s)", c.address, id)
+	}
+	if err != nil {
+		return nil, err
+	}
+	byID := map[string]*Linked{}
+	for _, link := range declaredLinks(own) {
+		l, err := c.linked(ctx, link.name)
+		if err != nil {
+			return nil, err
+		}
+		key := l.ID
+		if key == "" {
+			key = l.Name
+		}
+		if byID[key] == nil {
+			byID[key] = &l
+		}
+		byID[key].Aliases = append(byID[key].Aliases, link.alias)
+	}
+	list := make([]Linked, 0, len(byID))
+	for _, l := range byID {
+		slices.Sort(l.Aliases)
+		l.Aliases = slices.Compact(l.Aliases)
+		list = append(list, *l)
+	}
+	slices.SortFunc(list, func(a, b Linked) int { return strings.Compare(a.Name, b.Name) })
+	return list, nil
+}
+
+// linked describes a linked container; one that does not exist now, as
+// user-defined networks allow, has no ports.
+func (c *Client) linked(ctx context.Context, name string) (Linked, error) {
+	r, err := c.inspect(ctx, name)
+	if errdefs.IsNotFound(err) {
+		return Linked{Name: name}, nil
+	}
+	if err != nil {
+		return Linked{}, err
+	}
+	return Linked{Name: strings.TrimPrefix(r.Name, "/"), ID: r.ID, Ports: ports(r)}, nil
+}
+
+func (c *Client) inspect(ctx context.Context, id string) (container.InspectResponse, error) {
+	r, err := c.api.ContainerInspect(ctx, id, client.ContainerInspectOptions{})
+	if err == nil || errdefs.IsNotFound(err) || ctx.Err() != nil {
+		return r.Container, err
+	}
+	if reason := c.unreachable(ctx); reason != nil {
+		return r.Container, reason
+	}
+	return r.Container, spec.Errorf("see whether `docker ps` works on this host, and the engine's log",
+		"the Docker engine at %s did not answer: %v", c.address, err)
+}
+
+// unreachable says why the engine cannot be connected to; nil when it can. The
+// client's own errors have lost the cause.
+func (c *Client) unreachable(ctx context.Context) error {
+	dialer := net.Dialer{Timeout: timeout}
+	conn, err := dialer.DialContext(ctx, c.network, c.address)
+	switch {
+	case err == nil:
+		conn.Close()
+		return nil
+	case errors.Is(err, fs.ErrPermission):
+		return spec.Errorf("run as root, or add the group that owns the socket: --group-add $(stat -c %g "+c.address+")",
+			"no permission to use the Docker socket %s", c.address)
+	case errors.Is(err, fs.ErrNotExist):
+		return spec.Errorf("mount it: -v "+c.address+":"+c.address, "there is no Docker socket %s", c.address)
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return spec.Errorf("start the Docker engine; if it was restarted, re-create this container or mount the socket's directory instead",
+			"nothing answers at the Docker socket %s", c.address)
+	}
+	return spec.Errorf("check DOCKER_HOST", "the Docker engine at %s cannot be reached: %v", c.address, err)
+}
+
+// declaredLink is one --link, as inspect shows it.
+type declaredLink struct{ name, alias string }
+
+// declaredLinks returns the links of a container: on the default bridge they
+// are in its host configuration ("/server:/own-name/alias"), on a user-defined
+// network in its settings for that network ("server:alias").
+func declaredLinks(r container.InspectResponse) []declaredLink {
+	var texts []string
+	if r.HostConfig != nil {
+		texts = append(texts, r.HostConfig.Links...)
+	}
+	if r.NetworkSettings != nil {
+		for _, n := range r.NetworkSettings.Networks {
+			if n != nil {
+				texts = append(texts, n.Links...)
+			}
+		}
+	}
+	var links []declaredLink
+	for _, text := range texts {
+		name, alias, found := strings.Cut(text, ":")
+		if !found {
+			alias = name
+		}
+		links = append(links, declaredLink{
+			name:  strings.TrimPrefix(name, "/"),
+			alias: alias[strings.LastIndexByte(alias, '/')+1:],
+		})
+	}
+	return links
+}
+
+// ports returns what a container exposes and publishes. A stopped one has its
+// exposed ports only in its configuration, a running one has all of them in
+// its network settings.
+func ports(r container.InspectResponse) []Port {
+	var all []Port
+	if r.Config != nil {
+		for p := range r.Config.ExposedPorts {
+			all = append(all, portOf(p)...)
+		}
+	}
+	if r.NetworkSettings != nil {
+		for p := range r.NetworkSettings.Ports {
+			all = append(all, portOf(p)...)
+		}
+	}
+	slices.SortFunc(all, func(a, b Port) int {
+		if a.Number != b.Number {
+			return int(a.Number) - int(b.Number)
+		}
+		return strings.Compare(string(a.Protocol), string(b.Protocol))
+	})
+	return slices.Compact(all)
+}
+
+// portOf gives no port for SCTP, which links do not carry.
+func portOf(p network.Port) []Port {
+	switch p.Proto() {
+	case network.TCP:
+		return []Port{{spec.TCP, p.Num()}}
+	case network.UDP:
+		return []Port{{spec.UDP, p.Num()}}
+	}
+	return nil
+}
