@@ -33,7 +33,7 @@ func EnvLinks(environ []string, o ParseConfig) (links []Link, warnings []string,
 	bad := map[Listen]bool{}
 	for _, v := range linkVariables(environ) {
 		if !strings.Contains(v.value, "://") {
-			warnings = append(warnings, fmt.Sprintf("variable %s is not a link (one has a value like tcp://10.0.0.1:6379)", v.text()))
+			warnings = append(warnings, fmt.Sprintf("variable %q is not a link (one has a value like tcp://10.0.0.1:6379)", v.text()))
 			continue
 		}
 		l, err := v.link(o)
@@ -49,7 +49,7 @@ func EnvLinks(environ []string, o ParseConfig) (links []Link, warnings []string,
 		}
 		if first.value != v.value {
 			bad[l.Listen] = true
-			failed = append(failed, fmt.Sprintf("variables %s and %s have different targets for one port (remove one of them)", first.text(), v.text()))
+			failed = append(failed, fmt.Sprintf("variables %q and %q have different targets for one port (remove one of them)", first.text(), v.text()))
 		}
 	}
 	links = without(links, bad)
@@ -136,7 +136,7 @@ func (v linkVariable) link(o ParseConfig) (Link, error) {
 	if Protocol(scheme) != v.protocol {
 		return Link{}, Errorf("write "+string(v.protocol)+"://"+address, "its value is not a %s:// address", v.protocol)
 	}
-	raw, err := parseTarget(v.value, "")
+	raw, err := parseTarget(v.value, place{alone: true})
 	if err != nil {
 		return Link{}, err
 	}

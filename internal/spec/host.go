@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 	"unicode"
+	"unicode/utf8"
 )
 
 // parseHost tells an address from a name and gives either in canonical form.
@@ -69,16 +70,16 @@ func notATarget(text string) error {
 
 // looksLikeIPv6 tells an IPv6 address, with or without a port after it.
 func looksLikeIPv6(text string) bool {
-	address, _, _ := strings.Cut(text, "%")
-	return strings.Count(address, ":") > 1 && strings.Trim(address, "0123456789abcdefABCDEF:.") == ""
+	return strings.Contains(text, "::") || strings.Count(text, ":") > 6
 }
 
 func unbracketed(text string) error {
+	if strings.Contains(text, "%") {
+		return noZone(text)
+	}
 	hint := "write [ADDRESS]:PORT"
 	i := strings.LastIndexByte(text, ':')
-	if a, err := netip.ParseAddr(strings.TrimSuffix(text[:i], ":")); err == nil && isDigits(text[i+1:]) {
-		hint = "write [" + a.String() + "]:" + text[i+1:]
-	} else if a, err := netip.ParseAddr(text[:i]); err == nil && isDigits(text[i+1:]) {
+	if a, err := netip.ParseAddr(text[:i]); err == nil && isDigits(text[i+1:]) {
 		hint = "write [" + a.String() + "]:" + text[i+1:]
 	} else if a, err := netip.ParseAddr(text); err == nil {
 		hint = "write [" + a.String() + "]:PORT"
@@ -88,6 +89,9 @@ func unbracketed(text string) error {
 
 func parsePorts(text string) (low, high int, err error) {
 	first, last, ranged := strings.Cut(text, "-")
+	if ranged && (first == "" || last == "") {
+		return 0, 0, Errorf("ranges are written like 8000-8010", "%q is not a port or a range of ports", text)
+	}
 	if low, err = parsePort(first); err != nil || !ranged {
 		return low, low, err
 	}
@@ -123,7 +127,7 @@ func parsePath(text string) (string, error) {
 		return "", Errorf("write unix:/PATH", "%q is an abstract socket, and links have those with a path", text)
 	}
 	if !strings.HasPrefix(text, "/") || strings.HasPrefix(text, "//") && !strings.HasPrefix(text, "///") {
-		return "", Errorf("write the whole path: unix:/"+path.Join("PATH", strings.Trim(text, "/")), "unix path %q does not begin at /", text)
+		return "", Errorf("write the whole path, for example unix:/"+strings.Trim(text, "/"), "unix path %q does not begin at /", text)
 	}
 	if i := strings.IndexByte(text, '='); i >= 0 {
 		return "", Errorf("write = as %3D", "unix path %q has a = in it", text)
@@ -142,8 +146,8 @@ func checkPath(p string) error {
 	if len(p) > pathLimit {
 		return Errorf("choose a shorter directory", "unix path %q has %d bytes, and the kernel takes %d", p, len(p), pathLimit)
 	}
-	if strings.ContainsFunc(p, unicode.IsControl) {
-		return Errorf("remove it", "unix path %q has a control character in it", p)
+	if strings.ContainsFunc(p, unicode.IsControl) || !utf8.ValidString(p) {
+		return Errorf("choose another path", "unix path %q has a character that cannot be shown", p)
 	}
 	if !strings.HasPrefix(p, "/") || p == "/" || p != path.Clean(p) {
 		return Errorf("write unix:/PATH", "%q is not the path of a socket file", p)

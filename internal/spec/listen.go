@@ -49,11 +49,20 @@ func (on *listening) linkName(option string, l Listen) string {
 // ParseBind reads the default address of a LISTEN that names none. It gives
 // the form of Listen.Host. The error is a *UserError.
 func ParseBind(text string) (string, error) {
-	host, err := listenHost(strings.TrimSuffix(strings.TrimPrefix(text, "["), "]"))
+	host, err := listenHost(unbracket(text))
 	if err != nil {
 		return "", Errorf("write an address of this host, localhost or *", "bind: %q is not an address to listen on", text)
 	}
 	return host, nil
+}
+
+// unbracket takes the brackets off an IPv6 address.
+func unbracket(text string) string {
+	inner, open := strings.CutPrefix(text, "[")
+	if inner, shut := strings.CutSuffix(inner, "]"); open && shut && strings.Contains(inner, ":") {
+		return inner
+	}
+	return text
 }
 
 // listenHost gives the canonical form of an address to listen on.
@@ -103,10 +112,11 @@ func parseListening(text string) (*listening, error) {
 	if err != nil {
 		return nil, err
 	}
-	if on.low, on.high, err = parsePorts(ports); err != nil {
-		return nil, err
+	if !on.named && (ports == "" || !isDigits(ports[:1])) {
+		return nil, Errorf("LISTEN is a port, ADDRESS:PORT or unix:/PATH", "%q is not a LISTEN", text)
 	}
-	return on, nil
+	on.low, on.high, err = parsePorts(ports)
+	return on, err
 }
 
 func listenProtocols(text string, found bool) ([]Protocol, error) {
@@ -148,30 +158,9 @@ func (on *listening) cutHost(text string) (ports string, err error) {
 	if inner == "" {
 		return "", Errorf("write *"+text[i:]+" or only the port", "LISTEN %q has no address before the colon", text)
 	}
+	if i+1 == len(text) {
+		return "", Errorf("write a port after it", "LISTEN %q has no port after the colon", text)
+	}
 	on.host, err = listenHost(inner)
 	return text[i+1:], err
-}
-
-// overlap tells whether the kernel would refuse b while a listens.
-func overlap(a, b Listen) bool {
-	if a.Protocol != b.Protocol || a.Port != b.Port || a.Path != b.Path {
-		return false
-	}
-	return a.Protocol == Unix || covers(a.Host, b.Host) || covers(b.Host, a.Host)
-}
-
-// covers tells whether a socket on a is in the way of one on b.
-func covers(a, b string) bool {
-	if a == b || a == "" {
-		return true
-	}
-	if a == "localhost" {
-		return b == "127.0.0.1" || b == "::1"
-	}
-	any, err := netip.ParseAddr(a)
-	if err != nil || !any.IsUnspecified() {
-		return false
-	}
-	other, err := netip.ParseAddr(b)
-	return err != nil || other.Is4() == any.Is4()
 }

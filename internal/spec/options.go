@@ -120,6 +120,9 @@ func inOption(key string, err error) error {
 }
 
 func unknownOption(key string) error {
+	if key == optionName {
+		return Errorf("write LINK;name=VALUE", "option name is only for one link")
+	}
 	var names []string
 	for _, info := range OptionHelp() {
 		names = append(names, info.Name)

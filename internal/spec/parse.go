@@ -40,8 +40,9 @@ func ParseLinks(args []string, o ParseConfig) ([]Link, error) {
 		return link, err
 	}
 	var all []Link
+	taken := newClaims()
 	for _, arg := range args {
-		if isWord(arg) && !isDigits(arg) {
+		if isWord(arg) && !isPortText(arg) {
 			return nil, &CommandError{Word: arg}
 		}
 		links, err := ParseLink(arg, o)
@@ -49,7 +50,7 @@ func ParseLinks(args []string, o ParseConfig) ([]Link, error) {
 			return nil, err
 		}
 		for _, l := range links {
-			if err := clash(all, l); err != nil {
+			if err := taken.add(l); err != nil {
 				return nil, err
 			}
 			all = append(all, l)
@@ -65,6 +66,7 @@ func LinkList(text string, o ParseConfig) (links []Link, warnings []string, err 
 	if o.Origin == "" {
 		o.Origin = OriginEnvironment
 	}
+	taken := newClaims()
 	for _, word := range strings.Fields(text) {
 		parsed, err := ParseLink(word, o)
 		if err != nil {
@@ -72,7 +74,7 @@ func LinkList(text string, o ParseConfig) (links []Link, warnings []string, err 
 			continue
 		}
 		for _, l := range parsed {
-			if err := clash(links, l); err != nil {
+			if err := taken.add(l); err != nil {
 				warnings = append(warnings, "LEGATE_LINKS: "+explain(err))
 				continue
 			}
@@ -110,7 +112,11 @@ func parseLink(text string, o ParseConfig) ([]Link, error) {
 	if err != nil {
 		return nil, err
 	}
-	raw, err := parseTargetList(targetText, on)
+	at := place{}
+	if on != nil {
+		at.before = on.text + "="
+	}
+	raw, err := parseTargetList(targetText, at)
 	if err != nil {
 		return nil, err
 	}
@@ -236,6 +242,9 @@ func ParseTargets(text string, l Link) ([]Target, error) {
 }
 
 func parseTargets(text string, l Link) ([]Target, error) {
+	if text == "" {
+		return nil, Errorf("write HOST:PORT", "it is empty")
+	}
 	if err := checkText(text); err != nil {
 		return nil, err
 	}
@@ -246,12 +255,18 @@ func parseTargets(text string, l Link) ([]Target, error) {
 		text: l.Listen.String(), path: l.Listen.Path, protocols: []Protocol{l.Listen.Protocol},
 		low: int(l.Listen.Port), high: int(l.Listen.Port),
 	}
-	raw, err := parseTargetList(text, on)
+	raw, err := parseTargetList(text, place{alone: true})
 	if err != nil {
 		return nil, err
 	}
 	if l.Targets, err = resolve(raw, on, l.Listen); err != nil {
 		return nil, err
+	}
+	for _, t := range l.Targets {
+		if matchProtocols(l.Listen, t) != nil {
+			return nil, Errorf("a swap keeps the LISTEN: write a target that takes what it carries",
+				"target %s does not speak the protocol of LISTEN %s", t, l.Listen)
+		}
 	}
 	return l.Targets, validateTargets(l)
 }
@@ -261,7 +276,7 @@ func parseHostNumber(args []string, o ParseConfig) (links []Link, ok bool, err e
 	if len(args) != 2 || !isDigits(args[1]) || isDigits(args[0]) {
 		return nil, false, nil
 	}
-	host, source, err := parseHost(strings.Trim(args[0], "[]"))
+	host, source, err := parseHost(unbracket(args[0]))
 	if err != nil {
 		return nil, false, nil
 	}
@@ -277,21 +292,6 @@ func parseHostNumber(args []string, o ParseConfig) (links []Link, ok bool, err e
 		err = inText("link", text, err)
 	}
 	return links, true, err
-}
-
-// clash tells whether the new link wants what one of the others has.
-func clash(others []Link, l Link) error {
-	for _, other := range others {
-		if overlap(other.Listen, l.Listen) {
-			return inText("link", l.Text, Errorf("give one of them another LISTEN",
-				"link %q already listens on %s", other.Text, other.Listen))
-		}
-		if other.Name == l.Name {
-			return inText("link", l.Text, Errorf("give one of them another name",
-				"link %q is already called %q", other.Text, l.Name))
-		}
-	}
-	return nil
 }
 
 // checkText finds what no link has in any place, before it confuses the

@@ -1,12 +1,20 @@
 package spec
 
+import "strings"
+
 // Suggest gives the word of a list that a misspelt one most likely means: the
-// nearest with at most a third of its letters wrong. "" when none is near.
+// nearest with about a quarter of its letters wrong, else the first that has
+// the word in it. "" when there is none.
 func Suggest(word string, among []string) string {
-	best, distance := "", len(word)/3+1
+	best, distance := "", len(word)/4+2
 	for _, candidate := range among {
-		if d := editDistance(word, candidate); d < distance || d == distance && best == "" && d <= 2 && len(word) > 3 {
+		if d := editDistance(word, candidate); d < distance {
 			best, distance = candidate, d
+		}
+	}
+	for _, candidate := range among {
+		if best == "" && len(word) > 3 && strings.Contains(candidate, word) {
+			return candidate
 		}
 	}
 	return best

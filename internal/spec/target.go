@@ -37,26 +37,27 @@ func isPortText(s string) bool {
 }
 
 func noSource(target, source string) error {
-	return Errorf("it has addresses, names (DNS A and AAAA) and unix sockets: write HOST:PORT or unix:/PATH",
+	return Errorf("this version has addresses, names (DNS A and AAAA) and unix sockets: write HOST:PORT or unix:/PATH",
 		"target %q needs the source %s, which this version does not have", target, source)
 }
 
-// parseTargetList reads TARGET[,TARGET...]. on is the LISTEN, nil where the
-// link has none; it only helps to write better hints.
-func parseTargetList(text string, on *listening) ([]rawTarget, error) {
-	before := ""
-	if on != nil {
-		before = on.text + "="
-	}
+// place is where a target stands: what is hinted at depends on it.
+type place struct {
+	before string // LISTEN= in front of it
+	alone  bool   // no LISTEN can be written, as in a swap
+}
+
+// parseTargetList reads TARGET[,TARGET...].
+func parseTargetList(text string, at place) ([]rawTarget, error) {
 	if text == "" {
-		return nil, Errorf("write "+before+"HOST:PORT", "it has no target")
+		return nil, Errorf("write "+at.before+"HOST:PORT", "it has no target")
 	}
 	var list []rawTarget
 	for _, one := range strings.Split(text, ",") {
 		if one == "" {
 			return nil, Errorf("remove the comma, or write a target on both sides of it", "one of its targets is empty")
 		}
-		t, err := parseTarget(one, before)
+		t, err := parseTarget(one, at)
 		if err != nil {
 			return nil, err
 		}
@@ -65,10 +66,20 @@ func parseTargetList(text string, on *listening) ([]rawTarget, error) {
 	return list, nil
 }
 
-func parseTarget(text, before string) (rawTarget, error) {
+func parseTarget(text string, at place) (rawTarget, error) {
 	t := rawTarget{text: text}
 	if source := foreignSource(text); source != "" {
 		return t, noSource(text, source)
+	}
+	if left, _, found := strings.Cut(text, "="); found {
+		if _, err := parseListening(left); err == nil {
+			hint := "separate links with a space, not with a comma"
+			if at.alone {
+				hint = "write only the TARGET, without LISTEN="
+			}
+			return t, Errorf(hint, "target %q is a link of its own", text)
+		}
+		return t, Errorf("in a path write = as %3D", "target %q has a = in it", text)
 	}
 	if rest, ok := strings.CutPrefix(text, "unix:"); ok && !isPortText(rest) {
 		var err error
@@ -80,7 +91,7 @@ func parseTarget(text, before string) (rawTarget, error) {
 	if err != nil {
 		return t, err
 	}
-	host, ports, err := splitHostPort(address, before)
+	host, ports, err := splitHostPort(address, at)
 	if err != nil {
 		return t, err
 	}
@@ -120,7 +131,11 @@ func (t *rawTarget) checkSuffix(address, suffix string) error {
 	case "tcp", "udp":
 		return nil
 	case "tcp+udp":
-		return Errorf("write it behind the port to listen on: 53/tcp+udp="+address,
+		port := address[strings.LastIndexByte(address, ':')+1:]
+		if !isDigits(port) {
+			port = "PORT"
+		}
+		return Errorf("write it after the port to listen on: "+port+"/tcp+udp="+address,
 			"target %q has two protocols", t.text)
 	}
 	return Errorf("write /tcp or /udp after the port, or unix:/PATH for a socket file",
@@ -143,50 +158,49 @@ func noScheme(text, scheme, rest string) error {
 	if host == "" {
 		host = "HOST:PORT"
 	}
-	return Errorf("write "+host+": what it speaks passes through as it is",
+	return Errorf("write "+host+"; what it speaks passes through unchanged",
 		"target %q has the scheme %s, and links carry plain tcp or udp", text, scheme)
 }
 
-// splitHostPort takes HOST[:PORTS] apart. before is what stands in front of
-// it in the link, for hints.
-func splitHostPort(text, before string) (host, ports string, err error) {
+// splitHostPort takes HOST[:PORTS] apart.
+func splitHostPort(text string, at place) (host, ports string, err error) {
 	if strings.HasPrefix(text, "[") {
 		return splitBrackets(text)
 	}
 	if text == "" {
-		return "", "", Errorf("write "+before+"HOST:PORT", "a target has no host")
+		return "", "", Errorf("write "+at.before+"HOST:PORT", "a target has no host")
 	}
 	switch colons := strings.Count(text, ":"); {
-	case colons == 0 && isDigits(text):
-		return "", "", portOnly(text, before)
+	case colons == 0 && isPortText(text):
+		return "", "", portOnly(text, at)
 	case colons == 0:
 		return text, "", nil
-	case strings.Contains(text, "::"):
+	case looksLikeIPv6(text):
 		return "", "", unbracketed(text)
 	}
-	if swapped := dockerOrder(text); swapped != "" && before == "" {
-		return "", "", Errorf("the listening side stands before an =: write "+swapped, "%q is in Docker's order", text)
-	}
-	if looksLikeIPv6(text) {
-		return "", "", unbracketed(text)
+	if link := dockerOrder(text); link != "" && at.before == "" {
+		if at.alone {
+			_, link, _ = strings.Cut(link, "=")
+		}
+		return "", "", Errorf("write "+link, "%q is in Docker's order", text)
 	}
 	host, ports, _ = strings.Cut(text, ":")
 	switch {
 	case strings.Contains(ports, ":"):
 		return "", "", Errorf("write HOST:PORT", "target %q has too many colons", text)
 	case host == "":
-		return "", "", Errorf("write "+before+"HOST:"+ports, "target %q has no host", text)
+		return "", "", Errorf("write "+at.before+"HOST:"+ports, "target %q has no host", text)
 	case ports == "":
 		return "", "", Errorf("write a port after the colon, or leave it out for the listening one", "target %q has no port after the colon", text)
 	}
 	return host, ports, nil
 }
 
-func portOnly(text, before string) error {
-	if before == "" {
+func portOnly(text string, at place) error {
+	if at.before == "" && !at.alone {
 		return Errorf("write "+text+"=HOST:PORT", "it is only a port, without a target")
 	}
-	return Errorf("write "+before+"HOST:"+text, "target %q is only a port: which host is meant?", text)
+	return Errorf("write "+at.before+"HOST:"+text, "target %q is only a port: which host is meant?", text)
 }
 
 func splitBrackets(text string) (host, ports string, err error) {

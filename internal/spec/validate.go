@@ -55,8 +55,7 @@ func validateTargets(l Link) error {
 			return err
 		}
 		if loops(l.Listen, t) {
-			return Errorf("write the address of the server; inside a container 127.0.0.1 and localhost are the container itself",
-				"would loop: target %s is the link's own listener", t)
+			return wouldLoop(t)
 		}
 		// Nothing is gained by it: there are no weights, so another host was meant.
 		if seen[t] {
@@ -104,6 +103,14 @@ func matchProtocols(l Listen, t Target) error {
 	return Errorf("write "+l.String()+"="+plain, "LISTEN %s speaks UDP, and target tcp://%s speaks TCP", l, t)
 }
 
+func wouldLoop(t Target) error {
+	hint := "write the address of the server; inside a container 127.0.0.1 and localhost are the container itself"
+	if t.Protocol == Unix {
+		hint = "write the path of the server's socket"
+	}
+	return Errorf(hint, "would loop: target %s is the link's own listener", t)
+}
+
 // loops tells a target that leads straight back to the listener. What a name
 // leads to is known only later.
 func loops(l Listen, t Target) bool {
@@ -129,8 +136,8 @@ func loops(l Listen, t Target) bool {
 func validateOptions(o Options) error {
 	var copied Options
 	for _, opt := range optionTable() {
-		if err := SetOption(&copied, opt.Name, opt.get(o)); err != nil {
-			return err
+		if err := opt.set(&copied, opt.get(o)); err != nil {
+			return inOption(opt.Name, err)
 		}
 	}
 	if copied != o {

@@ -1,0 +1,56 @@
+package spec
+
+import "net/netip"
+
+// claims are what the links of one command have taken.
+type claims struct {
+	byPort map[Listen][]Link // keyed without Host
+	byName map[string]Link
+}
+
+func newClaims() claims {
+	return claims{byPort: map[Listen][]Link{}, byName: map[string]Link{}}
+}
+
+// add refuses a link that wants what another one has.
+func (c claims) add(l Link) error {
+	key := l.Listen
+	key.Host = ""
+	for _, other := range c.byPort[key] {
+		if overlap(other.Listen, l.Listen) {
+			return inText("link", l.Text, Errorf("give one of them another LISTEN",
+				"link %q already listens on %s", other.Text, other.Listen))
+		}
+	}
+	if other, taken := c.byName[l.Name]; taken {
+		return inText("link", l.Text, Errorf("give one of them another name",
+			"link %q is already called %q", other.Text, l.Name))
+	}
+	c.byPort[key] = append(c.byPort[key], l)
+	c.byName[l.Name] = l
+	return nil
+}
+
+// overlap tells whether the kernel would refuse b while a listens.
+func overlap(a, b Listen) bool {
+	if a.Protocol != b.Protocol || a.Port != b.Port || a.Path != b.Path {
+		return false
+	}
+	return a.Protocol == Unix || covers(a.Host, b.Host) || covers(b.Host, a.Host)
+}
+
+// covers tells whether a socket on a is in the way of one on b.
+func covers(a, b string) bool {
+	if a == b || a == "" {
+		return true
+	}
+	if a == "localhost" {
+		return b == "127.0.0.1" || b == "::1"
+	}
+	any, err := netip.ParseAddr(a)
+	if err != nil || !any.IsUnspecified() {
+		return false
+	}
+	other, err := netip.ParseAddr(b)
+	return err != nil || other.Is4() == any.Is4()
+}
