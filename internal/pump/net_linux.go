@@ -77,7 +77,7 @@ func (e *netEngine) Serve(l Listener, h Handler) (Acceptor, error) {
 
 func (e *netEngine) serve(l Listener, h Handler) (Acceptor, error) {
 	if l.Network == UDP {
-		return serveUDP(udpConfig{Listener: l, Handler: h, Acquire: e.fds.tryAcquire, Release: e.fds.release, Log: e.cfg.Log})
+		return serveUDP(udpConfig{Listener: l, Handler: h, Acquire: e.fds.tryAcquire, Release: e.fds.release, Log: e.cfg.Log, Ended: e.forget})
 	}
 	return e.newStreamAcceptor(l, h)
 }
