@@ -1,0 +1,18 @@
+package pump_test
+
+import (
+	"testing"
+
+	"legate/internal/pump"
+	"legate/internal/pump/pumptest"
+)
+
+func newNet(t testing.TB, timing pumptest.Timing) pump.Engine {
+	e, err := pump.NewNet(pump.NetConfig{VanishAfter: timing.VanishAfter, SweepEvery: timing.SweepEvery})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
+func TestConformance(t *testing.T) { pumptest.Conformance(t, newNet) }
