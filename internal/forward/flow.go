@@ -21,7 +21,7 @@ const (
 )
 
 // flow is what a link knows about one connection. The link's mutex guards
-// connected, endpoint and released; the rest belongs to the pump's calls, which
+// connected, endpoint, released and starting; the rest belongs to the pump's calls, which
 // come one at a time.
 type flow struct {
 	pump    *pump.Flow
@@ -39,6 +39,7 @@ type flow struct {
 
 	connected bool
 	released  bool // from the queue, and not yet connected or failed
+	starting  bool // released, and its connect is not under way
 	endpoint  spec.Endpoint
 }
 
@@ -151,6 +152,13 @@ func (l *link) tryNext(f *flow) pump.Step {
 			break
 		}
 		f.legs = append(f.legs, l.fw.leg(c.Endpoint, min(o.ConnectTimeout, left)))
+	}
+	if f.starting {
+		f.legs[0].Begin = func() {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			l.begun(f)
+		}
 	}
 	return pump.Step{Dial: f.legs, Stagger: stagger, Settle: o.Settle, Retry: true}
 }

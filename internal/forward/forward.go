@@ -36,14 +36,15 @@ type Forwarder struct {
 
 	apply sync.Mutex // one Apply or Close at a time
 
-	mu      sync.Mutex // guards the following
-	links   []*link    // served, in the order of Apply
-	failed  map[spec.Listen]failedLink
-	order   []spec.Listen
+	mu      sync.Mutex         // guards the following
+	links   []*link            // served, in the order of Apply
+	applied []applied          // all, in the same order
 	retired map[*link]struct{} // no longer named, with flows that go on
 }
 
-type failedLink struct {
+// applied is what became of one link of the last Apply.
+type applied struct {
+	link *link // nil where it is not served
 	spec spec.Link
 	err  error
 }
@@ -56,7 +57,7 @@ func New(cfg Config) *Forwarder {
 	if cfg.Open == nil {
 		cfg.Open = Bind
 	}
-	return &Forwarder{cfg: cfg, loops: newLoops(), failed: map[spec.Listen]failedLink{}, retired: map[*link]struct{}{}}
+	return &Forwarder{cfg: cfg, loops: newLoops(), retired: map[*link]struct{}{}}
 }
 
 // Apply makes exactly these links be served and returns one error per link,
@@ -70,33 +71,27 @@ func (fw *Forwarder) Apply(links []spec.Link) []error {
 	fw.loops.set(links)
 	errs := make([]error, len(links))
 	next := make([]*link, 0, len(links))
-	failed := map[spec.Listen]failedLink{}
+	all := make([]applied, len(links))
 	for i, s := range links {
 		l := serving[s.Listen]
-		if l == nil || !sameSocket(l.linkSpec(), s) {
+		delete(serving, s.Listen) // a second link that wants it is refused
+		if l == nil {
 			l, errs[i] = fw.open(s, next)
 		}
-		if errs[i] != nil {
-			failed[s.Listen] = failedLink{s, errs[i]}
-			continue
+		all[i] = applied{l, s, errs[i]}
+		if l != nil {
+			next = append(next, l)
 		}
-		next = append(next, l)
 	}
 	fw.mu.Lock()
-	fw.links, fw.failed, fw.order = next, failed, listens(links)
+	fw.links, fw.applied = next, all
 	fw.mu.Unlock()
-	for _, l := range next {
-		l.set(links[slices.IndexFunc(links, func(s spec.Link) bool { return s.Listen == l.listen })])
+	for _, a := range all {
+		if a.link != nil {
+			a.link.set(a.spec)
+		}
 	}
 	return errs
-}
-
-func listens(links []spec.Link) []spec.Listen {
-	out := make([]spec.Listen, len(links))
-	for i, s := range links {
-		out[i] = s.Listen
-	}
-	return out
 }
 
 // sameSocket tells whether a link can keep its listening socket.

@@ -2,172 +2,288 @@ package forward
 
 import (
 	"context"
-	"io"
 	"net"
 	"net/netip"
 	"strings"
 	"testing"
 	"time"
 
-	"legate/internal/endpoints"
-	"legate/internal/pump"
 	"legate/internal/spec"
+	"legate/internal/testnet"
 )
 
-// world is a forwarder with everything below it, on real sockets.
-type world struct {
-	t    *testing.T
-	fw   *Forwarder
-	pool *endpoints.Pool
+func TestApply_NewTargetKeepsLiveConnections(t *testing.T) {
+	w := newWorld(t, nil, testnet.Serve(t, "tcp4", testnet.Echo).String())
+	old := w.dial()
+	exchange(t, old, "before")
+	w.point(say(t, "new"))
+	w.answers("new")
+	exchange(t, old, "after")
 }
 
-func newWorld(t *testing.T) *world {
+func exchange(t *testing.T, c net.Conn, text string) {
 	t.Helper()
-	engine, err := pump.NewNet(pump.NetConfig{})
-	if err != nil {
+	if _, err := c.Write([]byte(text)); err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t: t}
-	w.pool = endpoints.New(endpoints.Config{
-		Dial: func(ctx context.Context, e spec.Endpoint, d time.Duration) error { return w.fw.Dial(ctx, e, d) },
-		Changed: func(target spec.Target) {
-			w.fw.Changed(target)
-		},
-	})
-	w.fw = New(Config{Engine: engine, Pool: w.pool})
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-		defer cancel()
-		if err := w.fw.Close(ctx); err != nil {
-			t.Errorf("close: %v", err)
-		}
-		w.pool.Close()
-		if err := engine.Close(); err != nil {
-			t.Errorf("close engine: %v", err)
-		}
-	})
-	return w
-}
-
-func fixed(addr string) spec.Target {
-	a := netip.MustParseAddrPort(addr)
-	return spec.Target{Source: spec.SourceFixed, Protocol: spec.TCP, Host: a.Addr().String(), Port: a.Port()}
-}
-
-// serve applies one link on a free port and returns its address.
-func (w *world) serve(change func(*spec.Options), targets ...string) string {
-	w.t.Helper()
-	port := freePort(w.t)
-	l := spec.Link{Name: "test", Listen: spec.Listen{Protocol: spec.TCP, Host: "127.0.0.1", Port: port}, Options: spec.DefaultOptions()}
-	if change != nil {
-		change(&l.Options)
+	b := make([]byte, len(text))
+	if err := c.SetReadDeadline(time.Now().Add(soon)); err != nil {
+		t.Fatal(err)
 	}
-	w.apply(l, targets...)
-	return netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port).String()
-}
-
-func (w *world) apply(l spec.Link, targets ...string) {
-	w.t.Helper()
-	for _, a := range targets {
-		tg := fixed(a)
-		l.Targets = append(l.Targets, tg)
-		w.pool.Set(tg, spec.Answer{Endpoints: []spec.Endpoint{{Protocol: spec.TCP, Addr: netip.MustParseAddrPort(a)}}, At: time.Now()})
-	}
-	for _, err := range w.fw.Apply([]spec.Link{l}) {
+	for n := 0; n < len(b); {
+		m, err := c.Read(b[n:])
 		if err != nil {
-			w.t.Fatal(err)
+			t.Fatal(err)
 		}
+		n += m
+	}
+	if string(b) != text {
+		t.Fatalf("got %q, want %q", b, text)
 	}
 }
 
-func freePort(t *testing.T) uint16 {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+func TestApply_RemovedLinkRefusesAndItsConnectionsGoOn(t *testing.T) {
+	w := newWorld(t, nil, testnet.Serve(t, "tcp4", testnet.Echo).String())
+	c := w.dial()
+	exchange(t, c, "before")
+	w.fw.Apply(nil)
+	if _, err := testnet.DialErr(w.addr); testnet.Name(err) != "ECONNREFUSED" {
+		t.Errorf("connect gives %v", err)
 	}
-	defer ln.Close()
-	return ln.Addr().(*net.TCPAddr).AddrPort().Port()
+	exchange(t, c, "after")
 }
 
-// upper serves what it receives in upper case.
-func upper(t *testing.T, addr string) net.Listener {
+func TestApply_TwoLinksOnOneAddress(t *testing.T) {
+	w := newWorld(t, nil, say(t, "first"))
+	for name, second := range map[string]spec.Listen{
+		"same":       w.link.Listen,
+		"everywhere": {Protocol: spec.TCP, Port: w.link.Listen.Port},
+	} {
+		t.Run(name, func(t *testing.T) {
+			other := w.link
+			other.Name, other.Listen = "second", second
+			errs := w.fw.Apply([]spec.Link{w.link, other})
+			if errs[0] != nil || errs[1] == nil || !strings.Contains(errs[1].Error(), `"test"`) {
+				t.Errorf("errors %v; the second must name the first", errs)
+			}
+			if s := w.fw.Snapshot(); len(s) != 2 || s[1].State != spec.StateError && second != w.link.Listen {
+				t.Errorf("snapshot %+v", s)
+			}
+			w.answers("first")
+		})
+	}
+}
+
+func TestApply_AddressOfSomebodyElse(t *testing.T) {
+	w := newWorld(t, nil)
+	taken := testnet.Listen(t, "tcp4")
+	l := w.link
+	l.Listen.Port = taken.Addr.Port()
+	errs := w.fw.Apply([]spec.Link{l})
+	ue, ok := errs[0].(*spec.UserError)
+	if !ok || !strings.Contains(ue.What, "address already in use") || !strings.Contains(ue.Hint, "ss -lnp") {
+		t.Errorf("error %#v", errs[0])
+	}
+}
+
+func TestRetire_DrainWaitsAndThenCuts(t *testing.T) {
+	w := newWorld(t, nil, testnet.Serve(t, "tcp4", testnet.Echo).String())
+	ends, stays := w.dial(), w.dial()
+	exchange(t, ends, "x")
+	exchange(t, stays, "x")
+	w.point(testnet.Serve(t, "tcp4", testnet.Echo).String())
+	fresh := w.dial()
+	exchange(t, fresh, "x")
+	const within = 500 * time.Millisecond
+	start := time.Now()
+	done := make(chan error, 1)
+	go func() { done <- w.fw.Retire(context.Background(), "test", within) }()
+	ends.Close()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(start); took < within {
+		t.Errorf("drained for %v, want %v", took, within)
+	}
+	w.resets(stays, soon)
+	exchange(t, fresh, "still there")
+}
+
+func TestRetire_ReturnsWhenTheLastOneEnded(t *testing.T) {
+	w := newWorld(t, nil, testnet.Serve(t, "tcp4", testnet.Echo).String())
+	c := w.dial()
+	exchange(t, c, "x")
+	w.point(say(t, "new"))
+	done := make(chan error, 1)
+	go func() { done <- w.fw.Retire(context.Background(), "test", time.Hour) }()
+	c.Close()
+	select {
+	case err := <-done:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(soon):
+		t.Error("the drain did not end with the last connection")
+	}
+}
+
+func TestClose_LetsConnectionsEnd(t *testing.T) {
+	w := newWorld(t, nil, testnet.Serve(t, "tcp4", testnet.Echo).String())
+	c := w.dial()
+	exchange(t, c, "before")
+	closed := make(chan error, 1)
+	go func() { closed <- w.fw.Close(context.Background()) }()
+	testnet.Eventually(t, soon, func() bool {
+		c, err := testnet.DialErr(w.addr)
+		if err == nil {
+			c.Close()
+		}
+		return testnet.Name(err) == "ECONNREFUSED"
+	})
+	exchange(t, c, "after")
+	c.Close()
+	if err := <-closed; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestClose_ReleasesWhatIsHeld(t *testing.T) {
+	w, back := downWorld(t, nil)
+	c := w.dial()
+	w.eventually(held(1))
+	closed := make(chan error, 1)
+	ctx, cancel := context.WithTimeout(context.Background(), soon)
+	defer cancel()
+	go func() { closed <- w.fw.Close(ctx) }()
+	testnet.ListenAt(t, "tcp4", back).Handle(testnet.Say("just in time"))
+	if got, err := read(t, c, soon); got != "just in time\n" || err != nil {
+		t.Errorf("got %q, %v", got, err)
+	}
+	c.Close()
+	if err := <-closed; err != nil || ctx.Err() != nil {
+		t.Errorf("close: %v, %v", err, ctx.Err())
+	}
+}
+
+func TestMaxConnections_LetsClientsWaitInTheQueue(t *testing.T) {
+	w := newWorld(t, func(o *spec.Options) { o.MaxConnections = 1 }, testnet.Serve(t, "tcp4", testnet.Echo).String())
+	first, second := w.dial(), w.dial()
+	exchange(t, first, "x")
+	if _, err := second.Write([]byte("y")); err != nil {
+		t.Fatal(err)
+	}
+	if n := w.status().Counters.Total; n != 1 {
+		t.Fatalf("%d connections accepted", n)
+	}
+	first.Close()
+	b := make([]byte, 1)
+	if err := second.SetReadDeadline(time.Now().Add(soon)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := second.Read(b); err != nil || b[0] != 'y' {
+		t.Errorf("the second got %q, %v", b, err)
+	}
+}
+
+func TestCounters_OfLinkAndEndpoint(t *testing.T) {
+	w := newWorld(t, nil, testnet.Serve(t, "tcp4", testnet.Echo).String())
+	c := w.dial()
+	exchange(t, c, "12345")
+	check := func(current int64) {
+		t.Helper()
+		w.eventually(func(s spec.LinkStatus) bool {
+			e := s.Endpoints[0]
+			return s.Counters.Current == current && s.Counters.Total == 1 && s.Counters.BytesIn == 5 && s.Counters.BytesOut == 5 &&
+				e.Current == current && e.Total == 1 && e.BytesIn == 5 && e.BytesOut == 5
+		})
+	}
+	check(1)
+	c.Close()
+	check(0)
+}
+
+func TestLocalhost_ServesBothFamilies(t *testing.T) {
+	testnet.NeedIPv6(t)
+	w := newWorld(t, nil)
+	w.link.Listen.Host = "localhost"
+	w.point(say(t, "here"))
+	for _, ip := range []string{"127.0.0.1", "::1"} {
+		w.addr = netip.AddrPortFrom(netip.MustParseAddr(ip), w.link.Listen.Port).String()
+		w.answers("here")
+	}
+}
+
+func TestUDP_SessionsFollowTheirLink(t *testing.T) {
+	w := newWorld(t, nil)
+	w.link.Listen.Protocol = spec.UDP
+	w.point(udpServer(t, "blue"))
+	c := udpClient(t, w.addr)
+	if got := askUDP(t, c); got != "blue" {
+		t.Fatalf("got %q", got)
+	}
+	w.point(udpServer(t, "green"))
+	testnet.Eventually(t, soon, func() bool { return askUDP(t, c) == "green" })
+	s := w.status()
+	if s.Counters.Total != 1 || s.Counters.MovedUDP != 1 || s.Endpoints[0].Current != 1 {
+		t.Errorf("one session moved, but status is %+v", s)
+	}
+}
+
+func TestUDP_WithoutEndpointIsDroppedAndCounted(t *testing.T) {
+	w := newWorld(t, nil)
+	w.link.Listen.Protocol = spec.UDP
+	w.point()
+	c := udpClient(t, w.addr)
+	if _, err := c.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	w.eventually(func(s spec.LinkStatus) bool { return s.Counters.DroppedUDP == 1 && s.Counters.Held == 0 })
+}
+
+func udpServer(t *testing.T, name string) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", addr)
+	c, err := net.ListenPacket("udp4", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { ln.Close() })
+	done := make(chan struct{})
+	t.Cleanup(func() { c.Close(); <-done })
 	go func() {
+		defer close(done)
+		b := make([]byte, 100)
 		for {
-			c, err := ln.Accept()
+			_, from, err := c.ReadFrom(b)
 			if err != nil {
 				return
 			}
-			go func() {
-				defer c.Close()
-				b, _ := io.ReadAll(c)
-				_, _ = c.Write([]byte(strings.ToUpper(string(b))))
-			}()
+			_, _ = c.WriteTo([]byte(name), from)
 		}
 	}()
-	return ln
+	return c.LocalAddr().String()
 }
 
-func ask(t *testing.T, addr, text string) (string, error) {
+func udpClient(t *testing.T, addr string) net.Conn {
 	t.Helper()
-	c, err := net.Dial("tcp", addr)
+	c, err := net.Dial("udp4", addr)
 	if err != nil {
-		return "", err
+		t.Fatal(err)
 	}
-	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
-	if _, err := c.Write([]byte(text)); err != nil {
-		return "", err
-	}
-	if err := c.(*net.TCPConn).CloseWrite(); err != nil {
-		return "", err
-	}
-	b, err := io.ReadAll(c)
-	return string(b), err
+	t.Cleanup(func() { c.Close() })
+	return c
 }
 
-func TestForward_CarriesBothWays(t *testing.T) {
-	w := newWorld(t)
-	addr := w.serve(nil, upper(t, "127.0.0.1:0").Addr().String())
-	got, err := ask(t, addr, "hello")
-	if err != nil || got != "HELLO" {
-		t.Errorf("got %q, %v", got, err)
+func askUDP(t *testing.T, c net.Conn) string {
+	t.Helper()
+	if _, err := c.Write([]byte("who")); err != nil {
+		t.Fatal(err)
 	}
-}
-
-func TestForward_HoldsUntilTheEndpointIsUp(t *testing.T) {
-	w := newWorld(t)
-	back := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), freePort(t)).String()
-	addr := w.serve(nil, back)
-	type answer struct {
-		text string
-		err  error
-		when time.Time
+	b := make([]byte, 100)
+	if err := c.SetReadDeadline(time.Now().Add(200 * time.Millisecond)); err != nil {
+		t.Fatal(err)
 	}
-	answers := make(chan answer)
-	for range 5 {
-		go func() {
-			text, err := ask(t, addr, "held")
-			answers <- answer{text, err, time.Now()}
-		}()
+	n, err := c.Read(b)
+	if err != nil {
+		return err.Error()
 	}
-	deadline := time.Now().Add(5 * time.Second)
-	for w.fw.Snapshot()[0].Counters.Held < 5 && time.Now().Before(deadline) {
-		time.Sleep(time.Millisecond)
-	}
-	up := time.Now()
-	upper(t, back)
-	for range 5 {
-		a := <-answers
-		if a.err != nil || a.text != "HELD" {
-			t.Errorf("got %q, %v", a.text, a.err)
-		}
-		t.Logf("after %v", a.when.Sub(up))
-	}
+	return string(b[:n])
 }

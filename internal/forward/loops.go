@@ -33,7 +33,10 @@ func newLoops() *loops { return &loops{} }
 func (lo *loops) set(links []spec.Link) {
 	lo.mu.Lock()
 	defer lo.mu.Unlock()
-	lo.ours = listens(links)
+	lo.ours = make([]spec.Listen, len(links))
+	for i, s := range links {
+		lo.ours[i] = s.Listen
+	}
 }
 
 // has tells whether a connection to e would come back to us.

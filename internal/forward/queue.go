@@ -1,8 +1,8 @@
 package forward
 
 import (
+	"cmp"
 	"slices"
-	"time"
 )
 
 // Limits of holding.
@@ -13,21 +13,17 @@ const (
 	// maxConnecting connects are in flight per endpoint while held
 	// connections are released.
 	maxConnecting = 64
-	// releaseEvery is when the next held connection starts although the one
-	// before has not connected yet. On a fast network each connects before
-	// that, so that the endpoint sees them in order of arrival.
-	releaseEvery = time.Millisecond
 )
 
 // queue holds the flows of a link that wait, in order of arrival.
 type queue struct {
 	waiting    []*flow
 	connecting int // released flows that have not connected or failed
-	timer      *time.Timer
+	starting   int // of those, the ones whose connect is not under way
 }
 
 func (q *queue) add(f *flow) {
-	i, _ := slices.BinarySearchFunc(q.waiting, f, func(a, b *flow) int { return int(a.arrival) - int(b.arrival) })
+	i, _ := slices.BinarySearchFunc(q.waiting, f, func(a, b *flow) int { return cmp.Compare(a.arrival, b.arrival) })
 	q.waiting = slices.Insert(q.waiting, i, f)
 }
 
@@ -40,44 +36,36 @@ func (q *queue) remove(f *flow) bool {
 	return true
 }
 
-// release lets the next waiting flow connect, if the link is up and its
-// endpoint has room. The one after follows when this one has connected or
-// failed, or after releaseEvery.
+// release lets the next waiting flow connect, if the link is up and there is
+// room. The one after follows when this one's connect is under way, so that
+// the endpoint sees them in order of arrival.
 func (l *link) release() {
-	if !l.downSince.IsZero() || len(l.queue.waiting) == 0 {
+	q := &l.queue
+	if !l.downSince.IsZero() || len(q.waiting) == 0 || q.starting > 0 || q.connecting >= maxConnecting {
 		return
 	}
-	if l.queue.connecting >= maxConnecting {
-		return
-	}
-	f := l.queue.waiting[0]
-	l.queue.remove(f)
-	l.queue.connecting++
-	f.released = true
+	f := q.waiting[0]
+	q.remove(f)
+	q.connecting++
+	q.starting++
+	f.released, f.starting = true, true
 	f.pump.Wake()
 	l.attend()
-	if len(l.queue.waiting) > 0 {
-		l.releaseLater()
-	}
 }
 
-func (l *link) releaseLater() {
-	if l.queue.timer == nil {
-		l.queue.timer = time.AfterFunc(releaseEvery, l.releaseNow)
-		return
+// begun notes that the connect of a released flow is under way.
+func (l *link) begun(f *flow) {
+	if f.starting {
+		f.starting = false
+		l.queue.starting--
+		l.release()
 	}
-	l.queue.timer.Reset(releaseEvery)
-}
-
-func (l *link) releaseNow() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.release()
 }
 
 // settleRelease notes that a released flow has connected, failed or gone.
 func (l *link) settleRelease(f *flow) {
 	if f.released {
+		l.begun(f)
 		f.released = false
 		l.queue.connecting--
 		l.release()

@@ -1,7 +1,6 @@
 package forward
 
 import (
-	"slices"
 	"time"
 
 	"legate/internal/endpoints"
@@ -55,17 +54,16 @@ func sum(a, b pump.Counters) pump.Counters { return pump.Counters{In: a.In + b.I
 // Snapshot reports every applied link, in the order of Apply.
 func (fw *Forwarder) Snapshot() []spec.LinkStatus {
 	fw.mu.Lock()
-	links, failed, order := fw.links, fw.failed, fw.order
+	all := fw.applied
 	fw.mu.Unlock()
-	out := make([]spec.LinkStatus, 0, len(order))
-	for _, listen := range order {
-		if i := slices.IndexFunc(links, func(l *link) bool { return l.listen == listen }); i >= 0 {
-			out = append(out, links[i].status())
-		} else if f, ok := failed[listen]; ok {
-			s := describe(f.spec)
-			s.State, s.Error = spec.StateError, f.err.Error()
-			out = append(out, s)
+	out := make([]spec.LinkStatus, len(all))
+	for i, a := range all {
+		if a.link != nil {
+			out[i] = a.link.status()
+			continue
 		}
+		out[i] = describe(a.spec)
+		out[i].State, out[i].Error = spec.StateError, a.err.Error()
 	}
 	return out
 }

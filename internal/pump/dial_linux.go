@@ -108,13 +108,13 @@ func connect(ctx context.Context, leg *Leg) (*side, error) {
 
 func open(ctx context.Context, leg *Leg) (net.Conn, error) {
 	if leg.Open != nil {
+		leg.begin()
 		return leg.Open(ctx)
 	}
-	d := net.Dialer{KeepAliveConfig: keepAlive}
+	d := net.Dialer{KeepAliveConfig: keepAlive, Control: leg.control}
 	if leg.Network == Unix {
 		return d.DialContext(ctx, "unix", leg.Path)
 	}
-	d.Control = setDialOptions
 	c, err := d.DialTCP(ctx, "tcp", netip.AddrPort{}, leg.Addr)
 	if err != nil {
 		return nil, err
@@ -125,7 +125,20 @@ func open(ctx context.Context, leg *Leg) (net.Conn, error) {
 	return c, nil
 }
 
-func setDialOptions(_, _ string, raw syscall.RawConn) error { return control(raw, setLowat) }
+// control is called by package net between socket(2) and connect(2).
+func (leg *Leg) control(_, _ string, raw syscall.RawConn) error {
+	defer leg.begin()
+	if leg.Network == Unix {
+		return nil
+	}
+	return control(raw, setLowat)
+}
+
+func (leg *Leg) begin() {
+	if leg.Begin != nil {
+		leg.Begin()
+	}
+}
 
 func writePrefix(ctx context.Context, c net.Conn, p []byte) error {
 	if deadline, ok := ctx.Deadline(); ok {

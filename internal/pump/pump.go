@@ -115,6 +115,9 @@ type Leg struct {
 	Timeout time.Duration
 	// Prefix is written before any client byte.
 	Prefix []byte
+	// Begin, when set, is called on the engine's side right before the connect
+	// goes out; it must not block.
+	Begin func()
 	// Open, when set, makes the connection instead; the flow owns the result.
 	Open func(context.Context) (net.Conn, error)
 

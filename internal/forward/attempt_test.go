@@ -1,0 +1,152 @@
+package forward
+
+import (
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"legate/internal/spec"
+	"legate/internal/testnet"
+)
+
+func TestAttempt_RefusingEndpointIsPassedOver(t *testing.T) {
+	bad := testnet.RefusingAddr(t, loopback).String()
+	w := newWorld(t, nil, bad, say(t, "here"))
+	for range 4 {
+		w.answers("here")
+	}
+	w.eventually(func(s spec.LinkStatus) bool { return s.State == spec.StateDegraded })
+	for _, e := range w.status().Endpoints {
+		if e.Address == bad && (!e.Failing || !strings.Contains(e.LastError, "refused")) {
+			t.Errorf("status of the refusing endpoint: %+v", e)
+		}
+	}
+	if n := w.status().Counters.Failed; len(n) != 0 {
+		t.Errorf("failed connections %v", n)
+	}
+}
+
+func TestAttempt_BlackHoleCostsOneAttempt(t *testing.T) {
+	hole := testnet.BlackHole(t, loopback).String()
+	const timeout = 500 * time.Millisecond
+	// The turn of the first connection begins with the second target.
+	w := newWorld(t, func(o *spec.Options) { o.ConnectTimeout = timeout }, say(t, "here"), hole)
+	start := time.Now()
+	w.answers("here")
+	if took := time.Since(start); took < timeout {
+		t.Fatalf("the first connection took %v: it did not try the black hole", took)
+	}
+	for range 5 {
+		start = time.Now()
+		w.answers("here")
+		if took := time.Since(start); took >= timeout {
+			t.Errorf("a later connection took %v: it tried the black hole again", took)
+		}
+	}
+}
+
+func TestAttempt_ReturnedEndpointIsUsedWithoutAClientFindingOut(t *testing.T) {
+	back := testnet.FreePort(t)
+	addr := net.JoinHostPort("127.0.0.1", itoa(back))
+	w := newWorld(t, nil, addr, say(t, "other"))
+	w.answers("other")
+	w.answers("other")
+	w.eventually(func(s spec.LinkStatus) bool { return s.State == spec.StateDegraded })
+	testnet.ListenAt(t, "tcp4", addr).Handle(testnet.Say("back"))
+	w.eventually(func(s spec.LinkStatus) bool { return s.State == spec.StateUp })
+	seen := map[string]bool{}
+	for range 4 {
+		got, err := read(t, w.dial(), soon)
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen[strings.TrimSpace(got)] = true
+	}
+	if !seen["back"] || !seen["other"] {
+		t.Errorf("round robin reached %v", seen)
+	}
+}
+
+func TestAttempt_EarlyCloseTriesTheNextEndpoint(t *testing.T) {
+	for name, closes := range map[string]func(net.Conn){"FIN": func(net.Conn) {}, "RST": reset} {
+		t.Run(name, func(t *testing.T) {
+			early := testnet.Serve(t, "tcp4", closes).String()
+			w := newWorld(t, nil, early, say(t, "here"))
+			for range 4 {
+				w.answers("here")
+			}
+			if n := w.status().Counters.EarlyClosed; n == 0 {
+				t.Error("no early close was counted: the closing endpoint was never tried")
+			}
+		})
+	}
+}
+
+func TestAttempt_EarlyCloseByAllIsPassedOnAsItWas(t *testing.T) {
+	closing := func(net.Conn) {}
+	t.Run("FIN", func(t *testing.T) {
+		w := newWorld(t, nil, testnet.Serve(t, "tcp4", closing).String(), testnet.Serve(t, "tcp4", closing).String())
+		if got, err := read(t, w.dial(), soon); got != "" || err != nil {
+			t.Errorf("got %q, %v; want the end of the file", got, err)
+		}
+		if n := w.status().Counters.EarlyClosed; n != 2 {
+			t.Errorf("%d early closes, want one of each endpoint", n)
+		}
+	})
+	t.Run("RST", func(t *testing.T) {
+		w := newWorld(t, nil, testnet.Serve(t, "tcp4", reset).String())
+		w.refuses(soon)
+	})
+}
+
+func TestAttempt_SentBytesAreNeverSentAgain(t *testing.T) {
+	got := make(chan string, 10)
+	taking := func(c net.Conn) {
+		b := make([]byte, 100)
+		n, _ := c.Read(b)
+		got <- string(b[:n])
+	}
+	w := newWorld(t, nil, testnet.Serve(t, "tcp4", taking).String(), testnet.Serve(t, "tcp4", taking).String())
+	c := w.dial()
+	if _, err := c.Write([]byte("SET x 1")); err != nil {
+		t.Fatal(err)
+	}
+	if text, err := read(t, c, soon); text != "" || err != nil {
+		t.Errorf("got %q, %v", text, err)
+	}
+	c.Close()
+	if first := <-got; first != "SET x 1" {
+		t.Errorf("the endpoint got %q", first)
+	}
+	w.eventually(func(s spec.LinkStatus) bool { return s.Counters.Current == 0 })
+	select {
+	case again := <-got:
+		t.Errorf("the request was sent again: %q", again)
+	default:
+	}
+}
+
+func TestAttempt_SettleLetsASlowServerBeTriedElsewhere(t *testing.T) {
+	early := testnet.Serve(t, "tcp4", func(net.Conn) {}).String()
+	w := newWorld(t, func(o *spec.Options) { o.Settle = 300 * time.Millisecond }, testnet.Serve(t, "tcp4", testnet.Echo).String(), early)
+	exchange(t, w.dial(), "ping") // its turn begins with the endpoint that closes
+	if n := w.status().Counters.EarlyClosed; n != 1 {
+		t.Errorf("%d early closes", n)
+	}
+}
+
+func TestAttempt_OwnListenerIsALoop(t *testing.T) {
+	w := newWorld(t, func(o *spec.Options) { o.Hold = 0 })
+	w.point(w.addr)
+	w.refuses(soon)
+	w.eventually(func(s spec.LinkStatus) bool {
+		return s.State == spec.StateDown && strings.Contains(s.Endpoints[0].LastError, "would loop")
+	})
+	if n := w.status().Counters.Total; n != 1 {
+		t.Errorf("%d connections arrived, want the client's alone", n)
+	}
+}
+
+// reset closes with RST.
+func reset(c net.Conn) { _ = c.(*net.TCPConn).SetLinger(0) }

@@ -1,0 +1,172 @@
+package forward
+
+import (
+	"context"
+	"io"
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+
+	"legate/internal/endpoints"
+	"legate/internal/pump"
+	"legate/internal/spec"
+	"legate/internal/testnet"
+)
+
+const soon = 5 * time.Second
+
+var loopback = netip.MustParseAddr("127.0.0.1")
+
+// world is one link with everything below it, on real sockets.
+type world struct {
+	t    *testing.T
+	fw   *Forwarder
+	pool *endpoints.Pool
+	link spec.Link
+	addr string // where clients connect
+}
+
+// newWorld serves one link, with the default options as changed, to targets
+// that are addresses or unix:paths.
+func newWorld(t *testing.T, change func(*spec.Options), targets ...string) *world {
+	t.Helper()
+	testnet.CheckLeaks(t)
+	engine, err := pump.NewNet(pump.NetConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &world{t: t}
+	w.pool = endpoints.New(endpoints.Config{
+		Dial:    func(ctx context.Context, e spec.Endpoint, d time.Duration) error { return w.fw.Dial(ctx, e, d) },
+		Changed: func(target spec.Target) { w.fw.Changed(target) },
+	})
+	w.fw = New(Config{Engine: engine, Pool: w.pool})
+	t.Cleanup(func() { w.stop(engine) })
+	w.link = spec.Link{
+		Name:    "test",
+		Listen:  spec.Listen{Protocol: spec.TCP, Host: "127.0.0.1", Port: uint16(testnet.FreePort(t))},
+		Options: spec.DefaultOptions(),
+	}
+	if change != nil {
+		change(&w.link.Options)
+	}
+	w.addr = netip.AddrPortFrom(loopback, w.link.Listen.Port).String()
+	w.point(targets...)
+	return w
+}
+
+func (w *world) stop(engine pump.Engine) {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if err := w.fw.Close(ctx); err != nil {
+		w.t.Errorf("close: %v", err)
+	}
+	w.pool.Close()
+	if err := engine.Close(); err != nil {
+		w.t.Errorf("close engine: %v", err)
+	}
+}
+
+// point gives the link these targets.
+func (w *world) point(targets ...string) {
+	w.t.Helper()
+	w.link.Targets = nil
+	for _, s := range targets {
+		tg, e := fixed(s, w.link.Listen.Protocol)
+		w.link.Targets = append(w.link.Targets, tg)
+		w.pool.Set(tg, spec.Answer{Endpoints: []spec.Endpoint{e}, At: time.Now()})
+	}
+	w.apply()
+}
+
+func (w *world) apply() {
+	w.t.Helper()
+	for _, err := range w.fw.Apply([]spec.Link{w.link}) {
+		if err != nil {
+			w.t.Fatal(err)
+		}
+	}
+}
+
+func fixed(s string, p spec.Protocol) (spec.Target, spec.Endpoint) {
+	if path, ok := cutUnix(s); ok {
+		return spec.Target{Source: spec.SourceFixed, Protocol: spec.Unix, Path: path}, spec.Endpoint{Protocol: spec.Unix, Path: path}
+	}
+	if p == spec.Unix {
+		p = spec.TCP
+	}
+	a := netip.MustParseAddrPort(s)
+	return spec.Target{Source: spec.SourceFixed, Protocol: p, Host: a.Addr().String(), Port: a.Port()}, spec.Endpoint{Protocol: p, Addr: a}
+}
+
+func cutUnix(s string) (string, bool) {
+	const prefix = "unix:"
+	if len(s) > len(prefix) && s[:len(prefix)] == prefix {
+		return s[len(prefix):], true
+	}
+	return "", false
+}
+
+func (w *world) status() spec.LinkStatus { return w.fw.Snapshot()[0] }
+
+// eventually waits for a condition of the link's status.
+func (w *world) eventually(cond func(spec.LinkStatus) bool) {
+	w.t.Helper()
+	testnet.Eventually(w.t, soon, func() bool { return cond(w.status()) })
+}
+
+// dial connects a client; it is closed when the test ends.
+func (w *world) dial() net.Conn {
+	w.t.Helper()
+	return testnet.Dial(w.t, w.addr)
+}
+
+// read returns what the client gets until the end, which must come in time.
+func read(t *testing.T, c net.Conn, within time.Duration) (string, error) {
+	t.Helper()
+	if err := c.SetReadDeadline(time.Now().Add(within)); err != nil {
+		t.Fatal(err)
+	}
+	b, err := io.ReadAll(c)
+	return string(b), err
+}
+
+// answers fails the test unless a new client gets exactly this line.
+func (w *world) answers(line string) {
+	w.t.Helper()
+	c := w.dial()
+	defer c.Close()
+	if got, err := read(w.t, c, soon); err != nil || got != line+"\n" {
+		w.t.Errorf("got %q, %v; want %q", got, err, line)
+	}
+}
+
+// refuses fails the test unless a new client is reset, be it so soon that its
+// connect fails already.
+func (w *world) refuses(within time.Duration) {
+	w.t.Helper()
+	c, err := testnet.DialErr(w.addr)
+	if err == nil {
+		w.resets(c, within)
+		c.Close()
+		return
+	}
+	if testnet.Name(err) != testnet.RESET {
+		w.t.Errorf("connect: %v; want a reset", err)
+	}
+}
+
+// resets fails the test unless the client is reset with nothing before it.
+func (w *world) resets(c net.Conn, within time.Duration) {
+	w.t.Helper()
+	got, err := read(w.t, c, within)
+	if got != "" || testnet.Name(err) != testnet.RESET {
+		w.t.Errorf("got %q, %v; want a reset", got, err)
+	}
+}
+
+func say(t *testing.T, line string) string {
+	t.Helper()
+	return testnet.Serve(t, "tcp4", testnet.Say(line)).String()
+}
