@@ -117,6 +117,7 @@ link is. The other commands talk to a running legate.`,
 	root.RunE = func(_ *cobra.Command, args []string) error { return run.start(root, args) }
 	root.Flags().AddFlagSet(run.command.Flags())
 	root.AddCommand(run.command, newStatus(p), newSwap(p), newValidate(p), newDemo(p), newVersion(p))
+	root.SetHelpCommand(newHelp())
 	root.SetOut(p.Stdout)
 	root.SetErr(p.Stderr)
 	root.SetFlagErrorFunc(flagError)
@@ -141,16 +142,43 @@ func flagError(c *cobra.Command, err error) error {
 
 // unknownCommand suggests the command that a bare word may have meant.
 func unknownCommand(root *cobra.Command, e *spec.CommandError) error {
+	if near := spec.Suggest(e.Word, commandNames(root)); near != "" {
+		return usagef("did you mean: legate "+near, "%q is neither a command nor a link", e.Word)
+	}
+	return usage(e)
+}
+
+func commandNames(root *cobra.Command) []string {
 	var names []string
 	for _, c := range root.Commands() {
 		if !c.Hidden {
 			names = append(names, c.Name())
 		}
 	}
-	if near := spec.Suggest(e.Word, names); near != "" {
-		return usagef("did you mean: legate "+near, "%q is neither a command nor a link", e.Word)
+	return names
+}
+
+// newHelp replaces cobra's own, which succeeds for a command that is not there.
+func newHelp() *cobra.Command {
+	return &cobra.Command{
+		Use:     "help [COMMAND]",
+		Short:   "Explain a command",
+		Long:    "Explains a command, as its flag --help does.",
+		Example: "  legate help swap",
+		ValidArgsFunction: func(c *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+			if len(args) > 0 {
+				return nil, cobra.ShellCompDirectiveNoFileComp
+			}
+			return commandNames(c.Root()), cobra.ShellCompDirectiveNoFileComp
+		},
+		RunE: func(c *cobra.Command, args []string) error {
+			found, rest, err := c.Root().Find(args)
+			if err != nil || len(rest) > 0 {
+				return unknownCommand(c.Root(), &spec.CommandError{Word: strings.Join(args, " ")})
+			}
+			return found.Help()
+		},
 	}
-	return usage(e)
 }
 
 // exactly checks the number of positional arguments and names them.

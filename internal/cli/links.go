@@ -1,11 +1,8 @@
 package cli
 
 import (
-	"os"
-
 	"github.com/spf13/cobra"
 
-	"legate/internal/daemon"
 	"legate/internal/spec"
 )
 
@@ -77,33 +74,4 @@ func (f linkFlags) parse(c *cobra.Command, args []string) ([]spec.Link, error) {
 		return nil, asUsage(c.Root(), err)
 	}
 	return links, nil
-}
-
-// environment reads the links of LEGATE_LINKS, or else of link variables.
-// Where there is neither, all three results are empty.
-func (f linkFlags) environment(p Process) ([]spec.Link, []string, error) {
-	cfg := f.config()
-	if list := p.getenv(envLinks); list != "" {
-		links, warnings, err := spec.LinkList(list, cfg)
-		return links, warnings, usage(err)
-	}
-	if hosts, err := os.Open("/etc/hosts"); err == nil {
-		cfg.Hosts = spec.ParseHosts(hosts)
-		hosts.Close()
-	}
-	links, warnings, err := spec.EnvLinks(p.Environ, cfg)
-	return links, warnings, usage(err)
-}
-
-// fromEnvironment is what to forward when no LINK is given.
-func (r *runCommand) fromEnvironment() (w wanted, err error) {
-	links, warnings, err := r.links.environment(r.process)
-	if err != nil {
-		return w, err
-	}
-	if len(links) == 0 {
-		return w, errNothing(warnings)
-	}
-	w.origins = []daemon.Origin{daemon.Static{Links: links, Warnings: warnings}}
-	return w, nil
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -69,38 +70,15 @@ Every flag is also a variable: --connect-timeout is LEGATE_CONNECT_TIMEOUT.`,
 	r.links.add(r.command)
 	f := r.command.Flags()
 	f.BoolVar(&r.fromLinks, "links", false, "forward what the environment says, as without LINK")
-	f.DurationVar(&r.drain, "drain", 8*time.Second, "how long live connections may take to end at SIGTERM")
+	r.drain = 8 * time.Second
+	f.Var(duration{"drain", &r.drain}, "drain", "how long live connections may take to end at SIGTERM; 0: not at all")
 	r.logFormat, r.logLevel = "text", "info"
-	f.Var(choice{&r.logFormat, []string{"text", "json"}}, "log", "form of the log on stderr")
-	f.Var(choice{&r.logLevel, []string{"debug", "info", "warn", "error"}}, "log-level", "least level that is logged")
+	f.Var(choice{"log", &r.logFormat, []string{"text", "json"}}, "log", "form of the log on stderr")
+	f.Var(choice{"log-level", &r.logLevel, []string{"debug", "info", "warn", "error"}}, "log-level", "least level that is logged")
 	f.BoolVar(&r.logConnections, "log-connections", false, "log one line per connection when it ends")
 	f.StringVar(&r.control, "control", "", "control socket: a `NAME|PATH`, or off (default \"legate\" in /run/legate)")
 	f.StringVar(&r.stateDir, "state-dir", "", "`DIRECTORY` that keeps swaps over restarts")
 	return r
-}
-
-// choice is a flag that takes one of a few words.
-type choice struct {
-	value *string
-	words []string
-}
-
-func (c choice) String() string {
-	if c.value == nil {
-		return ""
-	}
-	return *c.value
-}
-func (c choice) Type() string { return strings.Join(c.words, "|") }
-
-func (c choice) Set(s string) error {
-	for _, w := range c.words {
-		if s == w {
-			*c.value = s
-			return nil
-		}
-	}
-	return spec.Errorf("write one of "+strings.Join(c.words, ", "), "%q is not one of its values", s)
 }
 
 // start is the command: it reads what is wanted, and forwards.
@@ -108,18 +86,27 @@ func (r *runCommand) start(c *cobra.Command, args []string) error {
 	if err := applyEnv(c, r.process, flagNames(c.Flags())); err != nil {
 		return err
 	}
-	if r.drain < 0 {
-		return usagef("write a duration like 8s, or 0", "option drain: %s is negative", r.drain)
+	// A log whose reader is gone must not end every connection.
+	signal.Ignore(syscall.SIGPIPE)
+	return untilSignals(c.Context(), func(first, second context.Context) error {
+		return r.forward(first, second, c, args)
+	})
+}
+
+// forward serves until first ends, and then drains until second ends.
+func (r *runCommand) forward(first, second context.Context, c *cobra.Command, args []string) error {
+	wanted, err := r.wanted(first, c, args)
+	if first.Err() != nil {
+		return nil // it was told to stop while it still asked around
 	}
-	log := r.logger(r.process.Stderr)
-	wanted, err := r.wanted(c, args)
 	if err != nil {
 		return err
 	}
+	log := r.logger(r.process.Stderr)
 	for _, w := range append(unknownVariables(r.process, c.Flags()), wanted.notes...) {
 		log.Warn(w)
 	}
-	return serve(c.Context(), daemon.Config{
+	d := daemon.New(daemon.Config{
 		Links:          wanted.links,
 		Origins:        wanted.origins,
 		Control:        r.control,
@@ -133,6 +120,8 @@ func (r *runCommand) start(c *cobra.Command, args []string) error {
 			log.Info("ready", "version", versionText(), "control", address)
 		},
 	})
+	defer context.AfterFunc(second, d.Cut)()
+	return d.Run(first)
 }
 
 func (r *runCommand) logger(w io.Writer) *slog.Logger {
@@ -153,12 +142,12 @@ type wanted struct {
 	notes   []string // to be logged once
 }
 
-func (r *runCommand) wanted(c *cobra.Command, args []string) (w wanted, err error) {
-	if len(args) > 0 && r.fromLinks {
-		return w, usagef("leave out one of them", "--links asks for the links of the environment, and links are given")
-	}
+func (r *runCommand) wanted(ctx context.Context, c *cobra.Command, args []string) (w wanted, err error) {
 	if len(args) == 0 {
-		return r.fromEnvironment()
+		return r.fromEnvironment(ctx)
+	}
+	if r.fromLinks {
+		return w, usagef("leave out one of them", "--links asks for the links of the environment, and links are given")
 	}
 	if w.links, err = r.links.parse(c, args); err != nil {
 		return w, err
@@ -166,41 +155,64 @@ func (r *runCommand) wanted(c *cobra.Command, args []string) (w wanted, err erro
 	if !inContainer(r.process) {
 		w.notes = openToAll(w.links)
 	}
+	if len(args) == 2 && len(w.links) == 1 {
+		w.notes = append(w.notes, misspelt(c.Root(), args)...)
+	}
 	return w, nil
 }
 
-// serve runs a daemon until a signal ends it, or ctx.
-func serve(ctx context.Context, cfg daemon.Config) error {
-	// A log whose reader is gone must not end every connection.
-	signal.Ignore(syscall.SIGPIPE)
-	ctx, stop := context.WithCancel(ctx)
-	defer stop()
-	d := daemon.New(cfg)
+// fromEnvironment is what to forward when no LINK is given.
+func (r *runCommand) fromEnvironment(ctx context.Context) (w wanted, err error) {
+	o, err := daemon.ChooseOrigin(ctx, daemon.OriginConfig{
+		Environ:   r.process.Environ,
+		Parse:     r.links.config(),
+		OnlyLinks: r.fromLinks,
+	})
+	if err != nil {
+		return w, usage(err)
+	}
+	if s, ok := o.(daemon.Static); ok && !inContainer(r.process) {
+		w.notes = openToAll(s.Links)
+	}
+	w.origins = []daemon.Origin{o}
+	return w, nil
+}
+
+// misspelt warns of two arguments that are host and port, as dokku/ambassador
+// took them, and look like a command.
+func misspelt(root *cobra.Command, args []string) []string {
+	near := spec.Suggest(args[0], commandNames(root))
+	if near == "" {
+		return nil
+	}
+	return []string{fmt.Sprintf("%[1]s %[2]s forwards port %[2]s to the host %[1]s; if a command was meant: legate %[3]s %[2]s", args[0], args[1], near)}
+}
+
+// untilSignals calls run with two contexts: the first ends at SIGTERM or
+// Ctrl-C, the second at the second of them.
+func untilSignals(ctx context.Context, run func(first, second context.Context) error) error {
+	first, stop := context.WithCancel(ctx)
+	second, now := context.WithCancel(ctx)
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGTERM, os.Interrupt)
 	done := make(chan struct{})
-	watched := make(chan struct{})
-	go func() {
-		defer close(watched)
-		stopOnSignals(signals, done, stop, d.Cut)
-	}()
-	err := d.Run(ctx)
+	var watching sync.WaitGroup
+	watching.Go(func() {
+		for _, end := range []func(){stop, now} {
+			select {
+			case <-signals:
+				end()
+			case <-done:
+			}
+		}
+	})
+	err := run(first, second)
 	signal.Stop(signals)
 	close(done)
-	<-watched
+	watching.Wait()
+	stop()
+	now()
 	return err
-}
-
-// stopOnSignals calls stop at the first signal and now at the second.
-func stopOnSignals(signals <-chan os.Signal, done <-chan struct{}, stop, now func()) {
-	for _, act := range []func(){stop, now} {
-		select {
-		case <-signals:
-			act()
-		case <-done:
-			return
-		}
-	}
 }
 
 // openToAll warns once where links listen on every address of a machine: what
@@ -232,16 +244,6 @@ func inContainer(p Process) bool {
 		}
 	}
 	return p.getenv("container") != ""
-}
-
-// errNothing is for a start without anything to forward.
-func errNothing(why []string) error {
-	what := "no link given, and none in the environment"
-	if len(why) > 0 {
-		what += ": " + strings.Join(why, "; ")
-	}
-	return usage(spec.Errorf("write legate 6379=192.168.1.52:6379, or set LEGATE_LINKS, or -e REDIS_PORT_6379_TCP=tcp://192.168.1.52:6379, "+
-		"or start the container with --link redis:redis", "%s", what))
 }
 
 // asUsage makes an error of links one of usage, and suggests a command for a

@@ -42,7 +42,7 @@ survives a restart where legate runs with --state-dir.`,
 	addControl(c, &s.control)
 	f := c.Flags()
 	f.BoolVar(&s.keep, "keep", false, "let live connections stay where they are (the default)")
-	f.DurationVar(&s.drain, "drain", 0, "let live connections end, and cut those that did not within this time")
+	f.Var(duration{"drain", &s.drain}, "drain", "let live connections end, and cut those that did not within this time")
 	f.Lookup("drain").NoOptDefVal = drainWhenBare.String()
 	f.BoolVar(&s.cut, "cut", false, "cut live connections")
 	f.BoolVar(&s.undo, "undo", false, "go back to the target that the link is configured with")
@@ -58,9 +58,6 @@ func (s *swapCommand) checkArgs(c *cobra.Command, args []string) error {
 	}
 	if ways > 1 {
 		return usagef("live connections are kept, drained or cut", "only one of --keep, --drain and --cut can be given")
-	}
-	if s.drain < 0 {
-		return usagef("write --drain=30s", "the time of --drain is negative")
 	}
 	if n := len(args); n > 0 && c.Flags().Changed("drain") {
 		if _, err := time.ParseDuration(args[n-1]); err == nil {

@@ -68,17 +68,26 @@ func (v *validateCommand) read(c *cobra.Command, args []string) ([]spec.Link, er
 	if len(args) > 0 {
 		return v.links.parse(c, args)
 	}
-	links, warnings, err := v.links.environment(v.process)
+	links, warnings, err := v.environment()
 	if err != nil {
-		return nil, err
+		return nil, usage(err)
 	}
 	for _, w := range warnings {
 		fmt.Fprintf(v.process.Stderr, "warning: %s\n", w)
 	}
 	if len(links) == 0 {
-		return nil, errNothing(nil)
+		return nil, usagef("write legate validate 6379=redis:6379, or set LEGATE_LINKS",
+			"no link given, and none in LEGATE_LINKS and in link variables")
 	}
 	return links, nil
+}
+
+// environment reads what does not need the containers themselves.
+func (v *validateCommand) environment() ([]spec.Link, []string, error) {
+	if list := v.process.getenv(envLinks); list != "" {
+		return spec.LinkList(list, v.links.config())
+	}
+	return spec.EnvLinks(v.process.Environ, v.links.config())
 }
 
 func (v *validateCommand) print(links []spec.Link) error {

@@ -87,6 +87,11 @@ func New(cfg Config) *Daemon {
 		warnings: make([][]string, 1+len(cfg.Origins)),
 	}
 	d.origins[0], d.warnings[0] = cfg.Links, slices.Clip(cfg.Warnings)
+	for i, o := range cfg.Origins {
+		if s, ok := o.(Static); ok {
+			d.origins[i+1] = s.Links // known already, so they are open when Ready is called
+		}
+	}
 	d.cutting, d.cut = context.WithCancel(context.Background())
 	return d
 }
@@ -173,10 +178,10 @@ func (d *Daemon) open() error {
 	d.applying.Lock()
 	defer d.applying.Unlock()
 	d.apply()
-	for _, r := range d.plan.refused {
-		return spec.Errorf("give it another address or name", "open link %s: %s", r.Name, r.Error)
-	}
-	for _, l := range d.plan.links {
+	for _, l := range d.cfg.Links {
+		if first := d.plan.configured[l.Name]; first.Listen != l.Listen || first.Text != l.Text {
+			return spec.Errorf("give one of them another address or name", "open link %s: link %s has its address or name", l.Text, first.Text)
+		}
 		if err := d.failed[l.Name]; err != nil {
 			return openError(l, err)
 		}
@@ -214,7 +219,9 @@ func (d *Daemon) watch(ctx context.Context, i int, o Origin) {
 			return // its links must not be opened again while we drain
 		}
 		for _, w := range warnings {
-			d.cfg.Log.Warn(w)
+			if !slices.Contains(d.warnings[i], w) {
+				d.cfg.Log.Warn(w)
+			}
 		}
 		d.origins[i], d.warnings[i] = links, warnings
 		d.apply()
