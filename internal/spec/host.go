@@ -57,7 +57,7 @@ func checkName(name string) error {
 }
 
 func notInName(r rune) bool {
-	return r > unicode.MaxASCII || !(unicode.IsLetter(r) || unicode.IsDigit(r) || r == '-' || r == '_')
+	return !isLetter(r) && (r < '0' || r > '9') && r != '-' && r != '_'
 }
 
 func noZone(text string) error {

@@ -17,7 +17,7 @@ const dockerHosts = "127.0.0.1\tlocalhost\n" +
 	"172.17.0.2\ta aad41cda9ecb aa\n" +
 	"fd00::2\ta aad41cda9ecb aa\n" +
 	"172.17.0.2\ta aad41cda9ecb aa\n" +
-	"172.17.0.4\tredis bbd41cda9ecb\n" +
+	"::ffff:172.17.0.4\tredis bbd41cda9ecb\n" +
 	"172.17.0.5 my-db db 0123456789ab stack_db_1 more # a comment\n" +
 	"#172.17.0.6\tcommented 0123456789ab out\n" +
 	"172.17.0.7\tnot-an-id 0123456789AB x\n172.17.0.7\ttoo-short 0123456789a x\n" +

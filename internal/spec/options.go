@@ -1,7 +1,6 @@
 package spec
 
 import (
-	"errors"
 	"math"
 	"strconv"
 	"strings"
@@ -111,13 +110,7 @@ func OptionValue(o Options, key string) string {
 }
 
 // inOption says which option the error is about.
-func inOption(key string, err error) error {
-	var u *UserError
-	if !errors.As(err, &u) {
-		return err
-	}
-	return &UserError{What: "option " + key + ": " + u.What, Hint: u.Hint}
-}
+func inOption(key string, err error) error { return about("option "+key, err) }
 
 func unknownOption(key string) error {
 	if key == optionName {
@@ -197,7 +190,7 @@ func checkOptionName(name string) error {
 	return nil
 }
 
-func isLetter(r rune) bool { return r|0x20 >= 'a' && r|0x20 <= 'z' }
+func isLetter(r rune) bool { return 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' }
 
 func setDuration(d *time.Duration, value string, low, high time.Duration) error {
 	v, err := time.ParseDuration(value)

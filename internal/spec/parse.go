@@ -334,12 +334,15 @@ func portRange(low, high int) string {
 }
 
 // inText says in which text the error is.
-func inText(kind, text string, err error) error {
+func inText(kind, text string, err error) error { return about(kind+" "+strconv.Quote(text), err) }
+
+// about puts what an error is about in front of it and keeps its hint.
+func about(what string, err error) error {
 	var u *UserError
 	if !errors.As(err, &u) {
 		return err
 	}
-	return &UserError{What: kind + " " + strconv.Quote(text) + ": " + u.What, Hint: u.Hint}
+	return &UserError{What: what + ": " + u.What, Hint: u.Hint}
 }
 
 // explain gives the error with its hint in one line, for a warning.

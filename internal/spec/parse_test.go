@@ -63,6 +63,7 @@ func TestParseLink_Forms(t *testing.T) {
 		{"[0::1]:6379=redis", []string{"[0::1]:6379 | [::1]:6379 | redis:6379"}},
 		{"localhost:6379=redis", []string{"localhost:6379 | localhost:6379 | redis:6379"}},
 		{"*:6379=redis", []string{"*:6379 | 6379 | redis:6379"}},
+		{"[::ffff:10.0.0.1]:6379=redis", []string{"[::ffff:10.0.0.1]:6379 | 10.0.0.1:6379 | redis:6379"}},
 		{"0.0.0.0:6379=redis", []string{"0.0.0.0:6379 | 0.0.0.0:6379 | redis:6379"}},
 		{"unix:/run/r.sock=redis:6379", []string{"unix:/run/r.sock | unix:/run/r.sock | redis:6379"}},
 		{"unix:/run/r.sock=unix:/run/s.sock", []string{"unix:/run/r.sock | unix:/run/r.sock | unix:/run/s.sock"}},
