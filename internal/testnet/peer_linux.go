@@ -165,7 +165,7 @@ func Call(text string, f func() error) Step {
 // wait for something.
 func Pause(d time.Duration) Step {
 	return Step{fmt.Sprintf("pause %v", d), func(*Peer) error {
-		time.Sleep(d)
+		time.Sleep(d) //nolint:forbidigo // being slow is what this peer is for
 		return nil
 	}}
 }

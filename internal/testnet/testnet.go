@@ -48,6 +48,14 @@ func Eventually(t testing.TB, timeout time.Duration, cond func() bool) {
 	}
 }
 
+// Await is Eventually with [Patience] that names what it waits for.
+func Await(t testing.TB, what string, cond func() bool) {
+	t.Helper()
+	if !poll(Patience, cond) {
+		t.Fatalf("hung: %s never came", what)
+	}
+}
+
 func poll(timeout time.Duration, cond func() bool) bool {
 	deadline := time.Now().Add(timeout)
 	for pause := time.Millisecond; ; pause = min(2*pause, 20*time.Millisecond) {
@@ -57,7 +65,7 @@ func poll(timeout time.Duration, cond func() bool) bool {
 		if time.Now().After(deadline) {
 			return false
 		}
-		time.Sleep(pause)
+		time.Sleep(pause) //nolint:forbidigo // between two looks at the condition
 	}
 }
 

@@ -240,7 +240,7 @@ func (h *handler) Done(f *pump.Flow, r pump.Result) {
 // asked waits until Next was called n times and returns the last Attempt.
 func (h *handler) asked(n int) pump.Attempt {
 	h.t.Helper()
-	await(h.t, fmt.Sprintf("call %d of Next", n), func() bool { return h.count(&h.attempts) >= n })
+	testnet.Await(h.t, fmt.Sprintf("call %d of Next", n), func() bool { return h.count(&h.attempts) >= n })
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.attempts[n-1]
@@ -249,7 +249,7 @@ func (h *handler) asked(n int) pump.Attempt {
 // flow waits for the n-th flow, counted from 1.
 func (h *handler) flow(n int) *pump.Flow {
 	h.t.Helper()
-	await(h.t, fmt.Sprintf("flow %d", n), func() bool {
+	testnet.Await(h.t, fmt.Sprintf("flow %d", n), func() bool {
 		h.mu.Lock()
 		defer h.mu.Unlock()
 		return len(h.order) >= n
@@ -263,7 +263,7 @@ func (h *handler) flow(n int) *pump.Flow {
 // leg.
 func (h *handler) isConnected(n int) int {
 	h.t.Helper()
-	await(h.t, fmt.Sprintf("call %d of Connected", n), func() bool {
+	testnet.Await(h.t, fmt.Sprintf("call %d of Connected", n), func() bool {
 		h.mu.Lock()
 		defer h.mu.Unlock()
 		return len(h.connected) >= n
@@ -276,7 +276,7 @@ func (h *handler) isConnected(n int) int {
 // ended waits until n flows have ended and returns the last one's result.
 func (h *handler) ended(n int) pump.Result {
 	h.t.Helper()
-	await(h.t, fmt.Sprintf("the end of flow %d", n), func() bool {
+	testnet.Await(h.t, fmt.Sprintf("the end of flow %d", n), func() bool {
 		h.mu.Lock()
 		defer h.mu.Unlock()
 		return len(h.results) >= n
@@ -300,18 +300,6 @@ func (h *handler) count(list *[]pump.Attempt) int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return len(*list)
-}
-
-// await is testnet.Eventually that names what it waits for.
-func await(t *testing.T, what string, cond func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(testnet.Patience)
-	for !cond() {
-		if time.Now().After(deadline) {
-			t.Fatalf("hung: %s never came", what)
-		}
-		time.Sleep(time.Millisecond)
-	}
 }
 
 func describe(a pump.Attempt) string {
