@@ -39,6 +39,12 @@ const (
 // keep from ever being empty. The default receive buffer holds a tenth of it.
 const queuedAtClose = 4096
 
+// idleAfterClose is how soon quiet sessions end once nothing new may begin: to
+// get an answer that is on its way, not longer. With the ordinary time a
+// stopping process would wait for clients that have long had theirs, and the
+// address would stay taken for as long.
+const idleAfterClose = 2 * time.Second
+
 // udpAcceptor serves a bound socket. One goroutine reads it and hands each
 // datagram on itself, by calls that do not block; each session has a goroutine
 // for the answers. There is no channel between the two: a session that is slow
@@ -105,9 +111,10 @@ func (a *udpAcceptor) Suspend() error { a.suspended.Store(true); return nil }
 func (a *udpAcceptor) Resume() error { a.suspended.Store(false); return nil }
 
 // Close takes what is queued, and from then on lets no new session begin. The
-// sessions go on, and since their datagrams come and go through the listening
-// socket, it stays open, and its address taken, until the last of them has
-// ended. Not to be called while holding a lock that Handler.Next takes.
+// sessions go on while they carry something; quiet ones end after two seconds.
+// Since their datagrams come and go through the listening socket, it stays
+// open, and its address taken, until the last of them has ended. Not to be
+// called while holding a lock that Handler.Next takes.
 func (a *udpAcceptor) Close() error {
 	a.phase.CompareAndSwap(udpServing, udpClosing)
 	a.interrupt()
@@ -146,6 +153,24 @@ func (a *udpAcceptor) run() {
 		a.cfg.Ended(a)
 	}
 	close(a.done)
+}
+
+func (a *udpAcceptor) beginNoMore() {
+	a.phase.Store(udpClosed)
+	a.mu.Lock()
+	for _, s := range a.sessions {
+		s.interrupt() // to find out that it is idle sooner
+	}
+	a.mu.Unlock()
+	close(a.closed)
+}
+
+// idle is after how long without datagrams a session ends.
+func (a *udpAcceptor) idle() time.Duration {
+	if a.phase.Load() == udpClosed {
+		return min(a.cfg.Listener.Idle, idleAfterClose)
+	}
+	return a.cfg.Listener.Idle
 }
 
 func (a *udpAcceptor) finished() bool {
@@ -277,8 +302,7 @@ func (in *udpInput) handleNext() {
 	if in.a.phase.Load() == udpClosing {
 		in.taken++
 		if errors.Is(err, unix.EAGAIN) || in.taken >= queuedAtClose {
-			in.a.phase.Store(udpClosed)
-			close(in.a.closed)
+			in.a.beginNoMore()
 		}
 	}
 }

@@ -93,7 +93,7 @@ func (s *udpSession) touch() { s.last.Store(int64(time.Since(s.a.start))) }
 
 // idleAt is when the session ends unless a datagram passes.
 func (s *udpSession) idleAt() time.Time {
-	return s.a.start.Add(time.Duration(s.last.Load()) + s.a.cfg.Listener.Idle)
+	return s.a.start.Add(time.Duration(s.last.Load()) + s.a.idle())
 }
 
 // open asks for the first endpoint.
@@ -255,9 +255,6 @@ func (s *udpSession) run() {
 		}
 		s.attend()
 		err := up.raw.Read(take)
-		if s.up.Load() != up {
-			continue // a late answer of the endpoint before, or the end
-		}
 		if err == nil {
 			err = out.err
 		}
@@ -293,9 +290,10 @@ func (s *udpSession) attend() {
 }
 
 // answered passes one datagram on to the client, or looks at why there was
-// none.
+// none. After a move it does neither: that is a late answer.
 func (s *udpSession) answered(up *upstream, p []byte, err error) {
 	switch {
+	case s.up.Load() != up:
 	case err == nil:
 		s.reply(p)
 	case errors.Is(err, os.ErrDeadlineExceeded):

@@ -248,6 +248,9 @@ func dialUDP(leg *Leg, own udpOwn) (*upstream, error) {
 	if leg.Network != UDP || leg.Open != nil || len(leg.Prefix) > 0 || !leg.Addr.IsValid() {
 		return nil, fmt.Errorf("connect udp %s: a UDP session takes plain UDP legs only", leg.Addr)
 	}
+	if leg.Begin != nil {
+		leg.Begin()
+	}
 	addr := netip.AddrPortFrom(leg.Addr.Addr().Unmap(), leg.Addr.Port())
 	fd, err := udpSocket(addr.Addr())
 	if err == nil {
