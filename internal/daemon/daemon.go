@@ -300,7 +300,7 @@ func (d *Daemon) drain() {
 	d.applying.Lock()
 	d.closed = true
 	d.applying.Unlock()
-	d.cfg.Log.Info("stopping", "drain", d.cfg.Drain)
+	d.cfg.Log.Info("stopping", "drain", d.cfg.Drain.String())
 	ctx, cancel := context.WithTimeout(d.cutting, d.cfg.Drain)
 	defer cancel()
 	if err := d.forwarder.Close(ctx); err != nil && ctx.Err() == nil {

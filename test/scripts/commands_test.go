@@ -17,6 +17,9 @@ import (
 // serve NAME ADDRESS is a server that greets each line with its name until it
 // is interrupted.
 func serve() {
+	if err := dropRoot(); err != nil {
+		fail(err)
+	}
 	l, err := listen(os.Args[2])
 	if err != nil {
 		fail(err)
@@ -153,4 +156,13 @@ func squat() {
 	}
 	l.SetUnlinkOnClose(false)
 	l.Close()
+}
+
+// mode PATH prints the type and the permissions of a file.
+func mode() {
+	fi, err := os.Lstat(os.Args[1])
+	if err != nil {
+		fail(err)
+	}
+	fmt.Println(strings.Replace(fi.Mode().String(), "S", "s", 1))
 }

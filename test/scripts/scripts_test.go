@@ -36,21 +36,28 @@ const patience = 20 * time.Second
 // The test binary is also every command of the scripts.
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
-		"legate": runLegate,
-		"env":    runLegate,
-		"serve":  serve,
-		"ask":    ask,
-		"talk":   talk,
-		"curl":   curl,
-		"squat":  squat,
+		"legate":    runLegate,
+		"image-env": runEnv,
+		"serve":     serve,
+		"ask":       ask,
+		"talk":      talk,
+		"curl":      curl,
+		"squat":     squat,
+		"mode":      mode,
 	})
 }
 
-func runLegate() {
+func runLegate() { runAs(os.Args[0]) }
+
+// runEnv is legate under the name that it also has in the image.
+func runEnv() { runAs("/bin/env") }
+
+func runAs(name string) {
 	if err := dropRoot(); err != nil {
 		fail(err)
 	}
-	os.Exit(cli.Main(cli.Process{Args: os.Args, Environ: os.Environ(), Stdout: os.Stdout, Stderr: os.Stderr}))
+	args := append([]string{name}, os.Args[1:]...)
+	os.Exit(cli.Main(cli.Process{Args: args, Environ: os.Environ(), Stdout: os.Stdout, Stderr: os.Stderr}))
 }
 
 func dropRoot() error {
@@ -70,9 +77,12 @@ func TestScripts(t *testing.T) {
 		Dir:   "testdata",
 		Setup: setup,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"await": await,
-			"exits": exits,
-			"term":  term,
+			"await":    await,
+			"exits":    exits,
+			"term":     term,
+			"listed":   listed,
+			"accepted": accepted,
+			"refused":  refused,
 		},
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
@@ -131,13 +141,46 @@ func await(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("usage: await REGEXP COMMAND...")
 	}
 	want := regexp.MustCompile("(?m)" + args[0])
-	for deadline := time.Now().Add(patience); ; {
-		err := ts.Exec(args[1], args[2:]...)
-		if out := ts.ReadFile("stdout"); err == nil && want.MatchString(out) {
-			return
-		}
+	until(ts, "no output of "+strings.Join(args[1:], " ")+" matched "+args[0], func() bool {
+		return ts.Exec(args[1], args[2:]...) == nil && want.MatchString(ts.ReadFile("stdout"))
+	})
+}
+
+// listed REGEXP COMMAND...: runs the command, which fails, until its error
+// matches.
+func listed(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: listed REGEXP COMMAND...")
+	}
+	want := regexp.MustCompile("(?m)" + args[0])
+	until(ts, "no error of "+strings.Join(args[1:], " ")+" matched "+args[0], func() bool {
+		return ts.Exec(args[1], args[2:]...) != nil && want.MatchString(ts.ReadFile("stderr"))
+	})
+}
+
+// accepted ADDRESS: waits until somebody listens there.
+func accepted(ts *testscript.TestScript, _ bool, args []string) {
+	until(ts, "nobody listens on "+args[0], func() bool { return connects(args[0]) })
+}
+
+// refused ADDRESS: waits until nobody listens there.
+func refused(ts *testscript.TestScript, _ bool, args []string) {
+	until(ts, "somebody listens on "+args[0], func() bool { return !connects(args[0]) })
+}
+
+func connects(address string) bool {
+	c, err := net.Dial("tcp", address)
+	if err != nil {
+		return false
+	}
+	c.Close()
+	return true
+}
+
+func until(ts *testscript.TestScript, otherwise string, cond func() bool) {
+	for deadline := time.Now().Add(patience); !cond(); {
 		if time.Now().After(deadline) {
-			ts.Fatalf("no output of %s matched %q", strings.Join(args[1:], " "), args[0])
+			ts.Fatalf("%s", otherwise)
 		}
 	}
 }
