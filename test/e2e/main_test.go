@@ -21,12 +21,20 @@ import (
 
 // labs are the Docker hosts of this run, one pair per engine, stood up when a scenario first asks.
 type labs struct {
-	mu   sync.Mutex
-	up   map[string]*lab.Lab // guarded by mu
-	errs map[string]error    // guarded by mu: what failed once is not tried again for every scenario
+	mu     sync.Mutex
+	engine map[string]*standing // guarded by mu
+
+	building sync.Mutex // `make image` builds in the tree, so one at a time
 }
 
-var suite = labs{up: map[string]*lab.Lab{}, errs: map[string]error{}}
+// standing is the outcome of standing up: what failed once is not tried again for every scenario.
+type standing struct {
+	once  sync.Once
+	hosts *lab.Lab
+	err   error
+}
+
+var suite = labs{engine: map[string]*standing{}}
 
 func TestMain(m *testing.M) {
 	interrupted := make(chan os.Signal, 1)
@@ -44,51 +52,57 @@ func TestMain(m *testing.M) {
 func (l *labs) get(t *testing.T, engine lab.Engine) *lab.Lab {
 	t.Helper()
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.errs[engine.Label] == nil && l.up[engine.Label] == nil {
-		l.up[engine.Label], l.errs[engine.Label] = start(context.Background(), engine)
+	s := l.engine[engine.Label]
+	if s == nil {
+		s = new(standing)
+		l.engine[engine.Label] = s
 	}
-	if err := l.errs[engine.Label]; err != nil {
-		t.Fatalf("stand up Docker hosts: %v", err)
+	l.mu.Unlock()
+	s.once.Do(func() { s.hosts, s.err = l.start(context.Background(), engine) })
+	if s.err != nil {
+		t.Fatalf("stand up Docker hosts: %v", s.err)
 	}
-	return l.up[engine.Label]
+	return s.hosts
 }
 
 func (l *labs) close() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for label, hosts := range l.up {
-		if hosts == nil {
+	for label, s := range l.engine {
+		if s.hosts == nil {
 			continue
 		}
-		if err := hosts.Close(); err != nil {
+		if err := s.hosts.Close(); err != nil {
 			fmt.Fprintf(os.Stderr, "take down hosts with engine %s: %v\n", label, err)
 		}
-		delete(l.up, label)
+		delete(l.engine, label)
 	}
 }
 
-func start(ctx context.Context, engine lab.Engine) (*lab.Lab, error) {
+func (l *labs) start(ctx context.Context, engine lab.Engine) (*lab.Lab, error) {
 	hosts, err := lab.Start(ctx, engine)
 	if err != nil {
 		return nil, err
 	}
-	if err := images(ctx, hosts); err != nil {
+	if err := l.images(ctx, hosts); err != nil {
 		return nil, errors.Join(err, hosts.Close())
 	}
 	return hosts, nil
 }
 
 // images has every host ready for every scenario, Legate by the command that users type.
-func images(ctx context.Context, hosts *lab.Lab) error {
-	return hosts.Each(func(host *lab.Host) error {
+func (l *labs) images(ctx context.Context, hosts *lab.Lab) error {
+	err := hosts.Each(func(host *lab.Host) error {
 		for _, image := range append(lab.Walkthrough(), tools) {
 			if err := host.Import(ctx, image); err != nil {
 				return err
 			}
 		}
-		return makeImage(ctx, host)
+		return nil
 	})
+	l.building.Lock()
+	defer l.building.Unlock()
+	return errors.Join(err, makeImage(ctx, hosts.A), makeImage(ctx, hosts.B))
 }
 
 // tools is an image with what the scenarios need besides Redis.

@@ -33,7 +33,7 @@ func TestDNSBehindUDPLink(t *testing.T) {
 	eachEngine(t, func(_ *testing.T, w *world) {
 		w.a.run("docker network create names")
 		w.a.run("docker run -d --name dns --network names legate-e2e/tools dnsmasq --keep-in-foreground --no-resolv --no-hosts " +
-			"--user=root --address=/who.example/10.1.2.3")
+			"--user=root --pid-file=/tmp/dnsmasq.pid --address=/who.example/10.1.2.3")
 		w.a.run("docker run -d --name ambassador --network names -p 53:53/udp legate 53/udp=dns:53")
 		eventually(w.t, 20*time.Second, func() (bool, string) {
 			out, err := w.b.try("docker run --rm legate-e2e/tools nslookup -type=a who.example 192.168.1.52")

@@ -84,7 +84,7 @@ func TestCableCutInTransfer(t *testing.T) {
 		}
 		defer client.Close()
 		client.within(time.Minute)
-		value := make([]byte, 256<<20) // many times what all buffers on the way hold
+		value := make([]byte, 128<<20) // more than all buffers beyond the cut can hold
 		rand.Read(value)
 		store(t, client, value)
 		fetchAcrossCut(t, w, client, value)

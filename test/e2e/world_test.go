@@ -26,13 +26,17 @@ type host struct {
 	t *testing.T
 }
 
-// eachEngine runs a scenario on every engine. Each run starts with empty hosts and leaves them so.
+// eachEngine runs a scenario on every engine, at the same time: the hosts of one do not know those of
+// the other. Each run starts with empty hosts and leaves them so.
 func eachEngine(t *testing.T, scenario func(t *testing.T, w *world)) {
 	t.Helper()
 	needs(t)
 	engines, missing := lab.Engines(t.Context())
 	for _, engine := range engines {
-		t.Run("engine="+engine.Label, func(t *testing.T) { scenario(t, enter(t, engine)) })
+		t.Run("engine="+engine.Label, func(t *testing.T) {
+			t.Parallel()
+			scenario(t, enter(t, engine))
+		})
 	}
 	for _, why := range missing {
 		t.Run("engine=missing", func(t *testing.T) { testnet.Skip(t, why) })
