@@ -187,9 +187,11 @@ func TestWhenDownRefuse_StopsListening(t *testing.T) {
 				return testnet.Name(err) == "ECONNREFUSED"
 			}
 			for range 2 { // down and up, twice
+				w.eventually(func(s spec.LinkStatus) bool { return s.State == spec.StateDown && s.Endpoints[0].Failing })
 				testnet.Eventually(t, soon, refused)
 				server := testnet.ListenAt(t, "tcp4", back)
 				server.Handle(testnet.Say("back"))
+				w.eventually(func(s spec.LinkStatus) bool { return s.State == spec.StateUp })
 				testnet.Eventually(t, soon, func() bool { return !refused() })
 				w.answers("back")
 				server.Close()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"syscall"
 	"time"
 
@@ -111,13 +112,9 @@ func open(ctx context.Context, leg *Leg) (net.Conn, error) {
 		leg.begin()
 		return leg.Open(ctx)
 	}
-	d := net.Dialer{KeepAliveConfig: keepAlive, Control: leg.control}
-	if leg.Network == Unix {
-		return d.DialContext(ctx, "unix", leg.Path)
-	}
-	c, err := d.DialTCP(ctx, "tcp", netip.AddrPort{}, leg.Addr)
-	if err != nil {
-		return nil, err
+	c, err := dialNet(ctx, leg)
+	if err != nil || leg.Network == Unix {
+		return c, err
 	}
 	if streamAddr(c.LocalAddr()) == streamAddr(c.RemoteAddr()) {
 		return nil, errors.Join(ErrSelfConnect, c.Close())
@@ -125,13 +122,96 @@ func open(ctx context.Context, leg *Leg) (net.Conn, error) {
 	return c, nil
 }
 
-// control is called by package net between socket(2) and connect(2).
-func (leg *Leg) control(_, _ string, raw syscall.RawConn) error {
-	defer leg.begin()
-	if leg.Network == Unix {
+func dialNet(ctx context.Context, leg *Leg) (net.Conn, error) {
+	d := net.Dialer{KeepAliveConfig: keepAlive, Control: setDialOptions}
+	switch {
+	case leg.Begin != nil:
+		return dialRaw(ctx, leg)
+	case leg.Network == Unix:
+		return d.DialContext(ctx, "unix", leg.Path)
+	}
+	c, err := d.DialTCP(ctx, "tcp", netip.AddrPort{}, leg.Addr)
+	if err != nil {
+		return nil, err // not a nil *TCPConn
+	}
+	return c, nil
+}
+
+func setDialOptions(network, _ string, raw syscall.RawConn) error {
+	if network == "unix" {
 		return nil
 	}
 	return control(raw, setLowat)
+}
+
+// dialRaw connects step by step, because package net has no moment between the
+// connect that is under way and its end, which Leg.Begin wants to know.
+func dialRaw(ctx context.Context, leg *Leg) (net.Conn, error) {
+	fd, err := startConnect(leg)
+	leg.begin()
+	if err != nil {
+		return nil, err
+	}
+	f := os.NewFile(uintptr(fd), "endpoint")
+	defer func() { _ = f.Close() }() // FileConn works on a duplicate
+	if err := awaitConnect(ctx, f); err != nil {
+		return nil, err
+	}
+	c, err := net.FileConn(f)
+	if err != nil {
+		return nil, err
+	}
+	if err := newSide(c).setOptions(); err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	return c, nil
+}
+
+// startConnect returns a non-blocking socket whose connect is under way.
+func startConnect(leg *Leg) (int, error) {
+	domain, sa := unix.AF_UNIX, unix.Sockaddr(&unix.SockaddrUnix{Name: leg.Path})
+	if leg.Network != Unix {
+		domain, sa = family(leg.Addr.Addr()), sockaddr(leg.Addr)
+	}
+	fd, err := unix.Socket(domain, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, os.NewSyscallError("socket", err)
+	}
+	err = unix.Connect(fd, sa)
+	if errors.Is(err, unix.EINPROGRESS) {
+		err = nil
+	}
+	return ownedUnless(fd, os.NewSyscallError("connect", err))
+}
+
+// awaitConnect waits until the connect of f has succeeded or failed
+// (connect(2), EINPROGRESS).
+func awaitConnect(ctx context.Context, f *os.File) error {
+	stop := context.AfterFunc(ctx, func() { _ = f.SetWriteDeadline(aLongTimeAgo) })
+	defer stop()
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var errno int
+	var gerr error
+	err = raw.Write(func(fd uintptr) bool {
+		p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
+		if n, _ := unix.Poll(p, 0); n == 0 {
+			return false
+		}
+		errno, gerr = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_ERROR)
+		return true
+	})
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case err != nil || gerr != nil:
+		return errors.Join(err, gerr)
+	case errno != 0:
+		return os.NewSyscallError("connect", syscall.Errno(errno))
+	}
+	return nil
 }
 
 func (leg *Leg) begin() {

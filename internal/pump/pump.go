@@ -115,8 +115,8 @@ type Leg struct {
 	Timeout time.Duration
 	// Prefix is written before any client byte.
 	Prefix []byte
-	// Begin, when set, is called on the engine's side right before the connect
-	// goes out; it must not block.
+	// Begin, when set, is called once the connect is under way, or has failed
+	// at once; it must not block.
 	Begin func()
 	// Open, when set, makes the connection instead; the flow owns the result.
 	Open func(context.Context) (net.Conn, error)
