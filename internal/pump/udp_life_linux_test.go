@@ -120,7 +120,7 @@ func TestUDP_IdleSessionsEndAndBusyOnesDoNot(t *testing.T) {
 		<-beat.C
 		sendTo(t, talker, "t")
 		receiveFrom(t, server)
-		server.WriteToUDPAddrPort([]byte("l"), session)
+		answer(t, server, session, "l")
 		expect(t, listener, "l")
 	}
 	if n := w.h.ends(); n != 1 {

@@ -255,11 +255,11 @@ func TestUDP_ClientThatIsGoneStopsNothing(t *testing.T) {
 	_, session := receiveFrom(t, server)
 	gone.Close()
 	for range 20 {
-		server.WriteToUDPAddrPort([]byte("is anybody there?"), session)
+		answer(t, server, session, "is anybody there?")
 	}
 	sendTo(t, alive, "y")
 	_, session = receiveFrom(t, server)
-	server.WriteToUDPAddrPort([]byte("z"), session)
+	answer(t, server, session, "z")
 	expect(t, alive, "z")
 	if n := w.h.ends(); n != 0 {
 		t.Errorf("%d sessions ended", n)

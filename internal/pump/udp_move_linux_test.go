@@ -124,16 +124,16 @@ func TestUDP_WakeMovesAtOnceAndLateAnswersAreDropped(t *testing.T) {
 	c := w.client(t, "127.0.0.1")
 	sendTo(t, c, "a")
 	_, session := receiveFrom(t, old)
-	old.WriteToUDPAddrPort([]byte("in time"), session)
+	answer(t, old, session, "in time")
 	expect(t, c, "in time")
 
 	where.Store(&freshAt)
 	w.h.flow(0).Wake()
 	eventually(t, func() bool { return w.h.connects() == 2 })
-	old.WriteToUDPAddrPort([]byte("late"), session)
+	answer(t, old, session, "late")
 	sendTo(t, c, "b")
 	_, session = receiveFrom(t, fresh)
-	fresh.WriteToUDPAddrPort([]byte("from the new one"), session)
+	answer(t, fresh, session, "from the new one")
 	expect(t, c, "from the new one")
 	if ks := w.h.kinds(); !slices.Equal(ks, []AttemptKind{Accepted, Woken}) {
 		t.Errorf("attempts %v", ks)
@@ -223,7 +223,7 @@ func TestUDP_WakeStorm(t *testing.T) {
 			for n := range 200 {
 				where.Store(&ats[(n+i)%len(ats)])
 				w.h.flow(0).Wake()
-				c.Write([]byte("noise"))
+				_, _ = c.Write([]byte("noise")) // a refused one is an error
 			}
 		})
 	}
@@ -242,7 +242,7 @@ func TestUDP_WakeStorm(t *testing.T) {
 	buf := make([]byte, 10)
 	eventually(t, func() bool { // again: the queues may have been full of noise
 		sendTo(t, c, "last")
-		c.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+		_ = c.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
 		for {
 			n, err := c.Read(buf)
 			if err != nil || string(buf[:n]) == "last" {

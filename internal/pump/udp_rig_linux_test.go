@@ -187,7 +187,7 @@ func echo(t *testing.T, addr, prefix string) netip.AddrPort {
 			if errors.Is(err, net.ErrClosed) {
 				return
 			}
-			c.WriteToUDPAddrPort(append([]byte(prefix), buf[:n]...), from)
+			_, _ = c.WriteToUDPAddrPort(append([]byte(prefix), buf[:n]...), from)
 		}
 	}()
 	return at
@@ -207,9 +207,16 @@ func sendTo(t *testing.T, c net.Conn, p string) {
 	}
 }
 
+func answer(t *testing.T, c *net.UDPConn, to netip.AddrPort, p string) {
+	t.Helper()
+	if _, err := c.WriteToUDPAddrPort([]byte(p), to); err != nil {
+		t.Fatalf("answer %v: %v", to, err)
+	}
+}
+
 func receiveFrom(t *testing.T, c *net.UDPConn) (string, netip.AddrPort) {
 	t.Helper()
-	c.SetReadDeadline(time.Now().Add(testnet.Patience))
+	_ = c.SetReadDeadline(time.Now().Add(testnet.Patience))
 	buf := make([]byte, maxDatagram)
 	n, from, err := c.ReadFromUDPAddrPort(buf)
 	if err != nil {
