@@ -2,6 +2,7 @@ package forward
 
 import (
 	"errors"
+	"syscall"
 	"time"
 
 	"legate/internal/endpoints"
@@ -182,14 +183,23 @@ func (l *link) legFailed(f *flow, e spec.Endpoint, err error) {
 		return
 	}
 	f.lastErr = err
+	// A reset that overtakes the end of the connect is an early close, too:
+	// the endpoint was reached.
+	closed := errors.Is(err, syscall.ECONNRESET)
 	l.mu.Lock()
 	l.stats.endpoint(e).failed[pump.Reason(err)]++
-	l.mu.Unlock()
-	if pump.IsShortage(err) {
-		f.short = true
-		return
+	if closed {
+		l.stats.earlyClosed++
 	}
-	l.fw.cfg.Pool.Report(e, err)
+	l.mu.Unlock()
+	switch {
+	case closed:
+		f.closed = pump.ErrReset
+	case pump.IsShortage(err):
+		f.short = true
+	default:
+		l.fw.cfg.Pool.Report(e, err)
+	}
 }
 
 // closedEarly puts the endpoint behind the legs that were not tried with it.

@@ -94,9 +94,10 @@ func connect(ctx context.Context, leg *Leg) (*side, error) {
 		ctx, cancel = context.WithTimeout(ctx, leg.Timeout)
 		defer cancel()
 	}
+	start := time.Now()
 	c, err := open(ctx, leg)
 	if err != nil {
-		return nil, fmt.Errorf("connect: %w", err)
+		return nil, plainly(err, time.Since(start))
 	}
 	if len(leg.Prefix) > 0 {
 		if err := writePrefix(ctx, c, leg.Prefix); err != nil {
@@ -105,6 +106,19 @@ func connect(ctx context.Context, leg *Leg) (*side, error) {
 		}
 	}
 	return newSide(c), nil
+}
+
+// plainly says what went wrong without the addresses that package net puts
+// around it: who reads it knows which endpoint it was.
+func plainly(err error, took time.Duration) error {
+	if isTimeout(err) && !errors.Is(err, unix.ETIMEDOUT) {
+		return fmt.Errorf("connect: no answer within %v: %w", took.Round(10*time.Millisecond), os.ErrDeadlineExceeded)
+	}
+	var op *net.OpError
+	if errors.As(err, &op) {
+		return op.Err
+	}
+	return err
 }
 
 func open(ctx context.Context, leg *Leg) (net.Conn, error) {

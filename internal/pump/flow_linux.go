@@ -101,10 +101,10 @@ func (f *netFlow) attempt(step Step) (Attempt, *Result) {
 	f.a.h.Connected(&f.Flow, i)
 	r := &relay{f: f, client: f.client, endpoint: s, step: step, connected: time.Now()}
 	f.relay.Store(r)
-	early, end := r.run()
+	end, early := r.run()
 	if early != nil {
 		f.relay.Store(nil)
-		return Attempt{Kind: ClosedEarly, Leg: i, Err: early}, nil
+		return Attempt{Kind: ClosedEarly, Leg: i, Err: early}, end
 	}
 	return Attempt{}, end
 }

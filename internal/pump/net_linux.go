@@ -70,7 +70,7 @@ func (e *netEngine) Serve(l Listener, h Handler) (Acceptor, error) {
 	}
 	e.mu.Unlock()
 	if closed {
-		return nil, errors.Join(os.ErrClosed, a.Close())
+		return nil, errors.Join(os.ErrClosed, closeAll(a))
 	}
 	return a, nil
 }
@@ -105,16 +105,22 @@ func (e *netEngine) Close() error {
 	close(e.stop)
 	var errs []error
 	for a := range acceptors {
-		errs = append(errs, a.Close())
-		if c, ok := a.(interface{ cut(error) }); ok {
-			c.cut(os.ErrClosed)
-		}
+		errs = append(errs, closeAll(a))
 	}
 	for _, f := range e.live() {
 		f.cut(os.ErrClosed)
 	}
 	e.wg.Wait()
 	return errors.Join(errs...)
+}
+
+// closeAll closes a listener together with the sessions that only it knows.
+func closeAll(a Acceptor) error {
+	err := a.Close()
+	if c, ok := a.(interface{ cut(error) }); ok {
+		c.cut(os.ErrClosed)
+	}
+	return err
 }
 
 // live returns the stream flows that have not ended.

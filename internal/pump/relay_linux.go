@@ -44,9 +44,9 @@ type relay struct {
 	first   atomic.Pointer[side] // that broke
 }
 
-// run returns how the endpoint closed when it did so early, or the end of the
-// flow.
-func (r *relay) run() (early error, end *Result) {
+// run returns the end of the flow, or how the endpoint closed when it did so
+// early.
+func (r *relay) run() (end *Result, early error) {
 	if !r.step.Retry {
 		r.gate.Store(gateForwarding)
 	}
@@ -63,9 +63,9 @@ func (r *relay) run() (early error, end *Result) {
 	}
 	if early != nil {
 		_ = r.endpoint.conn.Close()
-		return early, r.f.reopen()
+		return r.f.reopen(), early
 	}
-	return nil, r.finish()
+	return r.finish(), nil
 }
 
 func (r *relay) clientToEndpoint() {

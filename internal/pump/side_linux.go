@@ -222,7 +222,7 @@ func (s *side) drain(deadline time.Time) {
 		if s.check(func(fd uintptr) bool { return unsent(fd) == 0 || isClosed(fd) }) {
 			return
 		}
-		time.Sleep(wait)
+		<-time.After(wait)
 	}
 }
 
