@@ -34,6 +34,6 @@ func testAll() error {
 			rest = append(rest, pkg)
 		}
 	}
-	r := report{out: os.Stdout, said: map[string][]string{}}
+	r := newReport(os.Stdout)
 	return errors.Join(r.test(rest), r.test(last), r.close(os.Getenv("CI") == "true"))
 }

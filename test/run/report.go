@@ -26,7 +26,8 @@ func (e event) name() string { return strings.TrimSuffix(e.Package+" "+e.Test, "
 // report turns events into lines for people.
 type report struct {
 	out  io.Writer
-	said map[string][]string // output by test that has not ended, and of packages that did not build
+	said map[string][]string // output by package, or by test that has not ended
+	bad  map[string]bool     // packages with a failed test
 
 	passed, failed, skipped int
 	skips                   []string
@@ -34,12 +35,17 @@ type report struct {
 
 const slow = 5 // seconds after which a single test is worth a line
 
+func newReport(out io.Writer) *report {
+	return &report{out: out, said: map[string][]string{}, bad: map[string]bool{}}
+}
+
 // test runs packages; its error says that some failed, or that they could not be run.
 func (r *report) test(packages []string) error {
 	if len(packages) == 0 {
 		return nil
 	}
-	cmd := exec.Command("go", append([]string{"test", "-race", "-json", "-timeout", "15m"}, packages...)...)
+	// -count=1: a cached pass knows nothing of engines, namespaces and other files that changed.
+	cmd := exec.Command("go", append([]string{"test", "-race", "-count=1", "-json", "-timeout", "15m"}, packages...)...)
 	cmd.Stderr = os.Stderr
 	lines, err := cmd.StdoutPipe()
 	if err != nil {
@@ -96,6 +102,7 @@ func (r *report) ended(e event) {
 		r.passed++
 	case "fail":
 		r.failed++
+		r.bad[e.Package] = true
 		fmt.Fprint(r.out, strings.Join(said, ""))
 	case "skip":
 		r.skipped++
@@ -113,17 +120,22 @@ func (r *report) packageEnded(e event, said []string) {
 	case "skip":
 		fmt.Fprintf(r.out, "     %-60s no tests\n", e.Package)
 	case "fail":
-		if r.failed == 0 { // no test of it is to blame: it did not build, crashed or ran out of time
+		if !r.bad[e.Package] { // no test of it is to blame: it did not build, crashed or ran out of time
 			r.failed++
 		}
 		fmt.Fprint(r.out, strings.Join(said, ""))
-		for name, lines := range r.said {
-			if strings.HasPrefix(name, e.Package+" ") { // was still running
-				fmt.Fprint(r.out, strings.Join(lines, ""))
-				delete(r.said, name)
-			}
-		}
+		r.unfinished(e.Package)
 		fmt.Fprintf(r.out, "FAIL %-60s %6.1fs\n", e.Package, e.Elapsed)
+	}
+}
+
+// unfinished prints what the tests said that were running when their package crashed.
+func (r *report) unfinished(pkg string) {
+	for name, lines := range r.said {
+		if strings.HasPrefix(name, pkg+" ") {
+			fmt.Fprint(r.out, strings.Join(lines, ""))
+			delete(r.said, name)
+		}
 	}
 }
 
