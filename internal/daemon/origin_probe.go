@@ -41,7 +41,7 @@ func probesAtOnce() int {
 	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) != nil {
 		return probes / scans
 	}
-	return int(min(max(uint64(limit.Cur)/8/scans, 8), probes))
+	return int(min(max(limit.Cur/8/scans, 8), probes))
 }
 
 // scan connects to every port of addr, closes at once, and tells which accepted;
