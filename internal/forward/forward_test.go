@@ -2,6 +2,7 @@ package forward
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"strings"
@@ -80,8 +81,8 @@ func TestApply_AddressOfSomebodyElse(t *testing.T) {
 	l := w.link
 	l.Listen.Port = taken.Addr.Port()
 	errs := w.fw.Apply([]spec.Link{l})
-	ue, ok := errs[0].(*spec.UserError)
-	if !ok || !strings.Contains(ue.What, "address already in use") || !strings.Contains(ue.Hint, "ss -lnp") {
+	var ue *spec.UserError
+	if !errors.As(errs[0], &ue) || !strings.Contains(ue.What, "address already in use") || !strings.Contains(ue.Hint, "ss -lnp") {
 		t.Errorf("error %#v", errs[0])
 	}
 }

@@ -128,7 +128,7 @@ func (f *netFlow) park(until time.Time) (Attempt, *Result) {
 		a.Kind = Expired
 	case <-f.ctx.Done():
 		f.client.interrupt()
-		<-left
+		_ = <-left // only that it has ended matters
 		return a, f.abandon(CauseCut, context.Cause(f.ctx))
 	case err := <-left:
 		return a, f.abandon(CauseAbandoned, err)
