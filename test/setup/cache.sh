@@ -14,7 +14,7 @@ build_once() {
 	if [ ! -d "$cache/$name" ]; then
 		rm -rf "$cache/$name.new"
 		mkdir "$cache/$name.new"
-		"$build" "$cache/$name.new"
+		"$build" "$cache/$name.new" || return 1
 		mv "$cache/$name.new" "$cache/$name"
 		echo "setup: $name built in $((SECONDS - began)) s, kept in $cache"
 	fi
