@@ -252,7 +252,7 @@ func (c *copier) run() error {
 func (c *copier) message() (int, error) {
 	if c.src.raw == nil {
 		c.takeBuffer()
-		c.got, c.err = c.src.conn.Read(c.buf[:])
+		c.got, c.err = c.src.read(c.buf[:])
 		if errors.Is(c.err, io.EOF) {
 			c.err = nil
 		}

@@ -23,7 +23,9 @@ const notSentLowat = 128 << 10
 type side struct {
 	conn net.Conn
 	raw  syscall.RawConn // nil for a connection that is no socket
-	tcp  bool
+	// ahead was read from such a connection to see whether it closes early.
+	ahead []byte
+	tcp   bool
 
 	// broken says that the connection did not end in order, and why. What the
 	// peer sent before stays to be delivered; then the other side is reset.
@@ -161,9 +163,12 @@ const (
 	peekInterrupted
 )
 
-// peek waits until the socket has something to read and says what, leaving it
-// there.
+// peek waits until the connection has something to read and says what, leaving
+// it there.
 func (s *side) peek() peeked {
+	if s.raw == nil {
+		return s.readAhead()
+	}
 	var n int
 	var err error
 	var b [1]byte
@@ -184,6 +189,32 @@ func (s *side) peek() peeked {
 		return peekEOF
 	}
 	return peekData
+}
+
+// readAhead is peek for a connection that is no socket, which can only be read.
+func (s *side) readAhead() peeked {
+	b := make([]byte, 4<<10)
+	n, err := s.conn.Read(b)
+	s.ahead = b[:n]
+	switch {
+	case n > 0:
+		return peekData // an error with it comes again
+	case errors.Is(err, io.EOF):
+		return peekEOF
+	case isDeadline(err):
+		return peekInterrupted
+	}
+	return peekReset
+}
+
+// read reads from a connection that is no socket.
+func (s *side) read(b []byte) (int, error) {
+	if len(s.ahead) > 0 {
+		n := copy(b, s.ahead)
+		s.ahead = s.ahead[n:]
+		return n, nil
+	}
+	return s.conn.Read(b)
 }
 
 // abort closes with RST on TCP (SO_LINGER 0, socket(7)); a unix peer sees the
