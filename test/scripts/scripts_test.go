@@ -96,6 +96,8 @@ func setup(env *testscript.Env) error {
 		return err
 	}
 	env.Setenv("XDG_RUNTIME_DIR", run)
+	// A program under the race detector waits for a second at its end.
+	env.Setenv("GORACE", "atexit_sleep_ms=0")
 	env.Setenv("S", filepath.Join(run, "legate"))
 	for i := range 6 {
 		env.Setenv("P"+strconv.Itoa(i), strconv.Itoa(freePort()))
@@ -182,6 +184,7 @@ func until(ts *testscript.TestScript, otherwise string, cond func() bool) {
 		if time.Now().After(deadline) {
 			ts.Fatalf("%s", otherwise)
 		}
+		<-time.After(5 * time.Millisecond) // the machine has other things to do
 	}
 }
 
