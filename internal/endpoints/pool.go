@@ -82,6 +82,8 @@ type target struct {
 
 type endpoint struct {
 	spec.Endpoint
+	ctx     context.Context // ends with the pool, or when no target has it any more
+	forget  context.CancelFunc
 	targets map[spec.Target]struct{} // that have it now
 	state   State
 	lastErr error
@@ -195,6 +197,7 @@ func (p *Pool) join(t spec.Target, e spec.Endpoint) {
 	ep := p.endpoints[e]
 	if ep == nil {
 		ep = &endpoint{Endpoint: e, targets: map[spec.Target]struct{}{}, poke: make(chan struct{}, 1)}
+		ep.ctx, ep.forget = context.WithCancel(p.ctx)
 		p.endpoints[e] = ep
 	}
 	ep.targets[t] = struct{}{}
@@ -209,6 +212,7 @@ func (p *Pool) leave(t spec.Target, e spec.Endpoint) {
 	delete(ep.targets, t)
 	if len(ep.targets) == 0 {
 		delete(p.endpoints, e)
+		ep.forget()
 	}
 	ep.wake()
 }
@@ -224,11 +228,21 @@ func (p *Pool) Candidates(targets []spec.Target, turn uint64, buf []Candidate) [
 		buf = p.appendCandidates(t, buf, start)
 	}
 	list := buf[start:]
-	if n := uint64(len(list)); n > 1 {
-		rotate(list, int(turn%n))
-		slices.SortStableFunc(list, later)
+	slices.SortStableFunc(list, later)
+	// Only what may serve takes turns: were the failing ones rotated, too, the
+	// endpoint behind one of them would get its turns as well.
+	if n := uint64(healthy(list)); n > 1 {
+		rotate(list[:n], int(turn%n))
 	}
 	return buf
+}
+
+// healthy counts the candidates in front of the failing ones.
+func healthy(list []Candidate) int {
+	if i := slices.IndexFunc(list, func(c Candidate) bool { return c.State == Failing }); i >= 0 {
+		return i
+	}
+	return len(list)
 }
 
 func (p *Pool) appendCandidates(t spec.Target, buf []Candidate, start int) []Candidate {
@@ -285,25 +299,29 @@ func (p *Pool) Report(e spec.Endpoint, err error) {
 	p.tell(targets, changed, err)
 }
 
-// record notes the outcome and tells whether the state changed.
+// record notes the outcome and tells whether the state that others see
+// changed: a UDP endpoint whose penalty is over fails anew.
 func (p *Pool) record(ep *endpoint, err error) bool {
-	was := ep.state
+	was, seen := ep.state, ep.stateNow()
 	ep.tried = time.Now()
 	ep.state = Serving
 	if err != nil {
 		ep.state, ep.lastErr = Failing, err
 	}
-	if was == ep.state {
-		return false
+	if was != ep.state {
+		p.logState(ep, was)
+		p.attend(ep)
 	}
+	return seen != ep.state
+}
+
+func (p *Pool) logState(ep *endpoint, was State) {
 	switch {
-	case err != nil:
-		p.cfg.Log.Info("endpoint fails", "endpoint", ep, "error", err)
+	case ep.state == Failing:
+		p.cfg.Log.Info("endpoint fails", "endpoint", ep, "error", ep.lastErr)
 	case was == Failing:
 		p.cfg.Log.Info("endpoint serves again", "endpoint", ep)
 	}
-	p.attend(ep)
-	return true
 }
 
 func (p *Pool) tell(targets []spec.Target, changed bool, err error) {

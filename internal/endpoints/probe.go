@@ -13,16 +13,17 @@ func (p *Pool) attend(ep *endpoint) {
 		ep.wake()
 		return
 	}
-	if p.interval(ep) == 0 || p.ctx.Err() != nil {
+	if p.interval(ep) == 0 || ep.ctx.Err() != nil {
 		return
 	}
 	ep.probing = true
-	p.wg.Go(func() { p.probe(ep) })
+	last := ep.tried // zero when nothing is known: the first attempt does not wait
+	p.wg.Go(func() { p.probe(ep, last) })
 }
 
 // interval returns how often ep is to be probed now; 0 is never.
 func (p *Pool) interval(ep *endpoint) time.Duration {
-	if ep.Protocol == spec.UDP || len(ep.targets) == 0 {
+	if ep.Protocol == spec.UDP {
 		return 0
 	}
 	urgent, down, check := p.attention(ep)
@@ -46,19 +47,17 @@ func (p *Pool) attention(ep *endpoint) (urgent, down, check bool) {
 	return urgent, down, check
 }
 
-// probe tries one endpoint until no probing is called for.
-func (p *Pool) probe(ep *endpoint) {
-	last := time.Now()
-	if ep.tried.IsZero() {
-		last = time.Time{} // nothing is known: do not wait
-	}
+// probe tries one endpoint, last tried at the given time, until no probing is
+// called for.
+func (p *Pool) probe(ep *endpoint, last time.Time) {
 	for p.waitTurn(ep, last) {
 		last = time.Now()
-		err := p.cfg.Dial(p.ctx, ep.Endpoint, probeTimeout)
-		if p.ctx.Err() != nil {
+		err := p.cfg.Dial(ep.ctx, ep.Endpoint, probeTimeout)
+		p.mu.Lock()
+		if ep.ctx.Err() != nil { // it left meanwhile: err says nothing about it
+			p.mu.Unlock()
 			return
 		}
-		p.mu.Lock()
 		changed, targets := p.record(ep, err), ep.targetList()
 		p.mu.Unlock()
 		p.tell(targets, changed, err)
@@ -71,7 +70,7 @@ func (p *Pool) waitTurn(ep *endpoint, last time.Time) bool {
 	for {
 		p.mu.Lock()
 		every := p.interval(ep)
-		if every == 0 || p.ctx.Err() != nil {
+		if every == 0 || ep.ctx.Err() != nil {
 			ep.probing = false
 			p.mu.Unlock()
 			return false
@@ -82,11 +81,12 @@ func (p *Pool) waitTurn(ep *endpoint, last time.Time) bool {
 			return true
 		}
 		timer := time.NewTimer(left)
+		// Whichever it is, look again: an endpoint that was reported to serve at
+		// the moment of its turn must not be probed.
 		select {
 		case <-timer.C:
-			return true
 		case <-ep.poke:
-		case <-p.ctx.Done():
+		case <-ep.ctx.Done():
 		}
 		timer.Stop()
 	}

@@ -1,0 +1,178 @@
+package endpoints
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"legate/internal/spec"
+)
+
+var one, two = named("one"), named("two")
+
+func (w *world) order(turn uint64, targets ...spec.Target) []spec.Endpoint {
+	var list []spec.Endpoint
+	for _, c := range w.pool.Candidates(targets, turn, nil) {
+		list = append(list, c.Endpoint)
+	}
+	return list
+}
+
+func (w *world) wantOrder(turn uint64, targets []spec.Target, want ...spec.Endpoint) {
+	w.t.Helper()
+	if got := w.order(turn, targets...); !slices.Equal(got, want) {
+		w.t.Errorf("turn %d of %v: %v, want %v", turn, targets, got, want)
+	}
+}
+
+func TestCandidates_TakeTurns(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.set(one, tcp(1), tcp(2), tcp(3))
+		w.pool.Report(tcp(2), nil) // serving is no better than unknown
+		w.wantOrder(0, []spec.Target{one}, tcp(1), tcp(2), tcp(3))
+		w.wantOrder(1, []spec.Target{one}, tcp(2), tcp(3), tcp(1))
+		w.wantOrder(5, []spec.Target{one}, tcp(3), tcp(1), tcp(2))
+		w.wantOrder(1<<64-1, []spec.Target{one}, tcp(1), tcp(2), tcp(3))
+	})
+}
+
+func TestCandidates_OfSeveralTargetsAreTheUnionInOrder(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.set(one, tcp(3), tcp(1))
+		w.set(two, tcp(1), tcp(2), tcp(2))
+		w.wantOrder(0, []spec.Target{one, two}, tcp(3), tcp(1), tcp(2))
+		w.wantOrder(0, []spec.Target{two, named("nobody"), one}, tcp(1), tcp(2), tcp(3))
+		list := w.pool.Candidates([]spec.Target{one, two}, 0, nil)
+		for i, from := range []spec.Target{one, one, two} {
+			if list[i].From != from {
+				t.Errorf("%v comes from %v, want %v", list[i].Endpoint, list[i].From, from)
+			}
+		}
+	})
+}
+
+func TestCandidates_AppendToTheBuffer(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.set(one, tcp(1), tcp(2))
+		w.fail(tcp(1))
+		before := Candidate{Endpoint: tcp(1)} // the caller's: neither moved nor taken for a duplicate
+		list := w.pool.Candidates([]spec.Target{one}, 1, []Candidate{before})
+		if len(list) != 3 || list[0] != before || list[1].Endpoint != tcp(2) || list[2].Endpoint != tcp(1) {
+			t.Errorf("got %v", list)
+		}
+	})
+}
+
+func TestCandidates_FailingOnesComeLastLongestAgoFirst(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.set(one, tcp(1), tcp(2), tcp(3), tcp(4))
+		w.until(10 * time.Millisecond)
+		w.fail(tcp(3))
+		w.until(20 * time.Millisecond)
+		w.fail(tcp(1))
+		for turn, want := range [][]spec.Endpoint{
+			{tcp(2), tcp(4), tcp(3), tcp(1)},
+			{tcp(4), tcp(2), tcp(3), tcp(1)},
+			{tcp(2), tcp(4), tcp(3), tcp(1)},
+		} {
+			w.wantOrder(uint64(turn), []spec.Target{one}, want...)
+		}
+		w.until(30 * time.Millisecond)
+		w.fail(tcp(3)) // tried again
+		w.wantOrder(0, []spec.Target{one}, tcp(2), tcp(4), tcp(1), tcp(3))
+	})
+}
+
+// Whatever is known of the endpoints: every one is named once, no failing one
+// stands before another, failing ones stand longest ago first, and of the
+// others each has its turn to be first equally often.
+func TestCandidates_OrderProperties(t *testing.T) {
+	for seed := range uint64(200) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			inWorld(t, func(w *world) {
+				r := rand.New(rand.NewPCG(seed, 0))
+				targets := w.scatter(r)
+				all := w.pool.Candidates(targets, 0, nil)
+				good := healthy(all)
+				rounds := 3 * uint64(max(good, 1))
+				first, begin := map[spec.Endpoint]int{}, r.Uint64N(1<<40)
+				for turn := begin; turn < begin+rounds; turn++ {
+					list := w.pool.Candidates(targets, turn, nil)
+					checkOrder(t, list, all)
+					if len(list) > 0 {
+						first[list[0].Endpoint]++
+					}
+				}
+				for _, c := range all[:good] {
+					if first[c.Endpoint] != 3 {
+						t.Errorf("of %d serving ones %v came first %d times in %d turns", good, c.Endpoint, first[c.Endpoint], rounds)
+					}
+				}
+			})
+		})
+	}
+}
+
+// scatter makes targets whose endpoints overlap, in random states.
+func (w *world) scatter(r *rand.Rand) []spec.Target {
+	var targets []spec.Target
+	for i := range 1 + r.IntN(4) {
+		t := named(fmt.Sprint(i))
+		var es []spec.Endpoint
+		for range r.IntN(6) {
+			es = append(es, tcp(byte(r.IntN(8))))
+		}
+		w.set(t, es...)
+		targets = append(targets, t)
+	}
+	for i := range r.IntN(20) {
+		w.until(time.Duration(i+1) * time.Millisecond)
+		if e := tcp(byte(r.IntN(8))); r.IntN(2) == 0 {
+			w.fail(e)
+		} else {
+			w.pool.Report(e, nil)
+		}
+	}
+	return targets
+}
+
+func checkOrder(t *testing.T, list, all []Candidate) {
+	t.Helper()
+	seen := map[spec.Endpoint]bool{}
+	for i, c := range list {
+		if seen[c.Endpoint] || !slices.Contains(all, c) {
+			t.Fatalf("%v twice, or from nowhere: %v", c.Endpoint, list)
+		}
+		seen[c.Endpoint] = true
+		if i == 0 || list[i-1].State != Failing {
+			continue
+		}
+		if c.State != Failing || c.Tried.Before(list[i-1].Tried) {
+			t.Fatalf("%v stands behind %v", c, list[i-1])
+		}
+	}
+	if len(seen) != len(all) {
+		t.Fatalf("%d of %d endpoints", len(seen), len(all))
+	}
+}
+
+func TestCandidates_TellWhatIsKnown(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.set(one, tcp(1))
+		if c := w.candidate(one, tcp(1)); c.State != Unknown || c.LastErr != nil || !c.Tried.IsZero() {
+			t.Errorf("before the first attempt: %+v", c)
+		}
+		w.until(5 * time.Millisecond)
+		w.fail(tcp(1))
+		if c := w.candidate(one, tcp(1)); c.State != Failing || c.LastErr != errRefused || !c.Tried.Equal(time.Now()) {
+			t.Errorf("after a failure: %+v", c)
+		}
+		w.until(7 * time.Millisecond)
+		w.pool.Report(tcp(1), nil)
+		if c := w.candidate(one, tcp(1)); c.State != Serving || c.LastErr != errRefused || !c.Tried.Equal(time.Now()) {
+			t.Errorf("after a success: %+v", c)
+		}
+	})
+}

@@ -1,0 +1,166 @@
+package endpoints
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"legate/internal/spec"
+)
+
+var errRefused = errors.New("connection refused")
+
+// world is a pool in a bubble of fake time, in front of endpoints that serve,
+// refuse or swallow the attempt as they are told.
+type world struct {
+	t     *testing.T
+	pool  *Pool
+	start time.Time
+
+	mu       sync.Mutex // guards the following
+	refusing map[spec.Endpoint]bool
+	silent   map[spec.Endpoint]bool
+	dialled  map[spec.Endpoint][]time.Duration // since start
+	flying   map[spec.Endpoint]int
+	most     int // attempts at one endpoint at a time
+	changed  []spec.Target
+	suspect  []spec.Target
+}
+
+// inWorld runs f in a bubble; when it ends, nothing of the pool may be left.
+func inWorld(t *testing.T, f func(w *world)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		w := &world{
+			t: t, start: time.Now(),
+			refusing: map[spec.Endpoint]bool{}, silent: map[spec.Endpoint]bool{},
+			dialled: map[spec.Endpoint][]time.Duration{}, flying: map[spec.Endpoint]int{},
+		}
+		w.pool = New(Config{Dial: w.dial, Changed: w.told(&w.changed), Suspect: w.told(&w.suspect)})
+		defer w.pool.Close()
+		f(w)
+	})
+}
+
+func (w *world) dial(ctx context.Context, e spec.Endpoint, timeout time.Duration) error {
+	w.mu.Lock()
+	w.dialled[e] = append(w.dialled[e], time.Since(w.start))
+	w.flying[e]++
+	w.most = max(w.most, w.flying[e])
+	silent := w.silent[e]
+	w.mu.Unlock()
+	defer func() {
+		w.mu.Lock()
+		w.flying[e]--
+		w.mu.Unlock()
+	}()
+	if silent {
+		ctx, cancel := context.WithTimeout(ctx, timeout)
+		defer cancel()
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.refusing[e] {
+		return errRefused
+	}
+	return nil
+}
+
+// told records a callback, which calls the pool as its users do.
+func (w *world) told(list *[]spec.Target) func(spec.Target) {
+	return func(t spec.Target) {
+		w.pool.Candidates([]spec.Target{t}, 0, nil)
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		*list = append(*list, t)
+	}
+}
+
+func (w *world) set(t spec.Target, es ...spec.Endpoint) {
+	w.pool.Set(t, spec.Answer{Endpoints: es, At: time.Now()})
+}
+
+func (w *world) refuse(e spec.Endpoint, yes bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.refusing[e] = yes
+}
+
+func (w *world) swallow(e spec.Endpoint, yes bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.silent[e] = yes
+}
+
+// fail makes e refuse and lets a client find out.
+func (w *world) fail(e spec.Endpoint) {
+	w.refuse(e, true)
+	w.pool.Report(e, errRefused)
+}
+
+// until lets the bubble's time run to d after the start, and then everything
+// that is due.
+func (w *world) until(d time.Duration) {
+	time.Sleep(d - time.Since(w.start)) //nolint:forbidigo // the bubble's time is fake: nothing waits, and nothing can be too slow
+	synctest.Wait()
+}
+
+// probes returns when e was probed since the last call.
+func (w *world) probes(e spec.Endpoint) []time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	list := w.dialled[e]
+	delete(w.dialled, e)
+	return list
+}
+
+// calls returns the recorded callbacks since the last call.
+func (w *world) calls(list *[]spec.Target) []spec.Target {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	out := *list
+	*list = nil
+	return out
+}
+
+func (w *world) candidate(t spec.Target, e spec.Endpoint) Candidate {
+	w.t.Helper()
+	for _, c := range w.pool.Candidates([]spec.Target{t}, 0, nil) {
+		if c.Endpoint == e {
+			return c
+		}
+	}
+	w.t.Fatalf("%v is no candidate of %v", e, t)
+	return Candidate{}
+}
+
+func (w *world) state(t spec.Target, e spec.Endpoint) State {
+	w.t.Helper()
+	return w.candidate(t, e).State
+}
+
+func named(name string) spec.Target {
+	return spec.Target{Source: spec.SourceDNS, Protocol: spec.TCP, Host: name, Port: 80}
+}
+
+func tcp(n byte) spec.Endpoint {
+	return spec.Endpoint{Protocol: spec.TCP, Addr: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, n}), 80)}
+}
+
+func udp(n byte) spec.Endpoint {
+	return spec.Endpoint{Protocol: spec.UDP, Addr: tcp(n).Addr}
+}
+
+func ms(list ...int) []time.Duration {
+	var out []time.Duration
+	for _, n := range list {
+		out = append(out, time.Duration(n)*time.Millisecond)
+	}
+	return out
+}
