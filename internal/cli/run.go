@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -226,14 +227,31 @@ func openToAll(links []spec.Link) []string {
 		}
 		seen[l.Text] = true
 		texts = append(texts, l.Text)
-		l.Listen.Host = "127.0.0.1"
-		loopback = append(loopback, fmt.Sprintf("%s=%s", l.Listen, spec.FormatTargets(l.Targets)))
+		loopback = append(loopback, onLoopback(l))
 	}
 	if len(texts) == 0 {
 		return nil
 	}
 	return []string{fmt.Sprintf("%s listens on every address of this machine; for this machine only: legate %s (or --bind 127.0.0.1)",
 		strings.Join(texts, " "), strings.Join(loopback, " "))}
+}
+
+// onLoopback writes the link with an address to listen on.
+func onLoopback(l spec.Link) string {
+	port := strconv.Itoa(int(l.Listen.Port))
+	if strings.HasPrefix(l.Text, port) && strings.Contains(l.Text, "=") {
+		return quote("127.0.0.1:" + l.Text)
+	}
+	l.Listen.Host = "127.0.0.1"
+	return l.Listen.String() + "=" + spec.FormatTargets(l.Targets)
+}
+
+// quote keeps the semicolons of a link from the shell.
+func quote(link string) string {
+	if strings.Contains(link, ";") {
+		return "'" + link + "'"
+	}
+	return link
 }
 
 // inContainer tells whether an address is a container's own.

@@ -209,7 +209,7 @@ func age(d time.Duration) string {
 	}{{24 * time.Hour, "d"}, {time.Hour, "h"}, {time.Minute, "m"}, {time.Second, "s"}}
 	for i, u := range units {
 		n := d / u.of
-		if n == 0 {
+		if n <= 0 {
 			continue
 		}
 		s := fmt.Sprintf("%d%s", n, u.name)
