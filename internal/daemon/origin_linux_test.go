@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"legate/internal/docker"
 	"legate/internal/spec"
 	"legate/internal/testnet"
@@ -406,5 +408,39 @@ func TestProbesAtOnce_LeaveDescriptors(t *testing.T) {
 	}
 	if n := probesAtOnce(); n < 8 || n > probes || uint64(n) > max(limit.Cur/8/scans, 8) {
 		t.Errorf("%s connects at once with a limit of %d descriptors", strconv.Itoa(n), limit.Cur)
+	}
+}
+
+func TestMeetsItself(t *testing.T) {
+	for _, at := range []unix.Sockaddr{
+		&unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}},
+		&unix.SockaddrInet6{Addr: netip.IPv6Loopback().As16()},
+	} {
+		family := unix.AF_INET
+		if _, v6 := at.(*unix.SockaddrInet6); v6 {
+			testnet.NeedIPv6(t)
+			family = unix.AF_INET6
+		}
+		fd, err := unix.Socket(family, unix.SOCK_STREAM, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(fd)
+		if err := unix.Bind(fd, at); err != nil {
+			t.Fatal(err)
+		}
+		own, err := unix.Getsockname(fd)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if meetsItself(fd) {
+			t.Error("a socket that is not connected is connected to itself")
+		}
+		if err := unix.Connect(fd, own); err != nil {
+			t.Fatal(err)
+		}
+		if !meetsItself(fd) {
+			t.Error("a socket that is connected to itself passes for a server")
+		}
 	}
 }

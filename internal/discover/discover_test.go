@@ -7,8 +7,10 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -89,13 +91,7 @@ func dnsTarget(host string) spec.Target {
 	return spec.Target{Source: spec.SourceDNS, Protocol: spec.TCP, Host: host, Port: 5432}
 }
 
-func addresses(a spec.Answer) []string {
-	list := []string{}
-	for _, e := range a.Endpoints {
-		list = append(list, e.String())
-	}
-	return list
-}
+func addresses(a spec.Answer) []string { return texts(a.Endpoints) }
 
 func emptyFile(t *testing.T) string { return file(t, "") }
 
@@ -481,24 +477,58 @@ func TestDNS_TargetsOfOneNameShareTheQuestion(t *testing.T) {
 		if a, _ := n.last(targets[1]); !slices.Equal(addresses(a), []string{"192.0.2.2:8001"}) {
 			t.Errorf("endpoints %v a second after the suspicion", addresses(a))
 		}
+	})
+}
 
-		// The target that asks is dropped in the middle of its question.
-		z.mu.Lock()
-		z.block = true
-		z.mu.Unlock()
-		pass(period)
+func TestDNS_TargetDroppedInItsQuestionSpoilsNoOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		z := &zone{block: true}
+		d, n := bench(t, z)
+		asks, waits := dnsTarget("db"), dnsTarget("db")
+		waits.Port++
+		d.Apply([]spec.Target{asks})
+		synctest.Wait()
+		d.Apply([]spec.Target{asks, waits})
+		synctest.Wait()
 		z.mu.Lock()
 		z.block = false
 		z.mu.Unlock()
-		z.answer(nil, "192.0.2.3")
-		d.Apply(targets[50:])
-		pass(patience)
-		for _, target := range targets[50:] {
-			if a, _ := n.last(target); a.Err != nil || a.Endpoints[0].Addr.Addr().String() != "192.0.2.3" {
-				t.Fatalf("%v: %v %v", target, addresses(a), a.Err)
-			}
+		z.answer(nil, "192.0.2.1")
+		d.Apply([]spec.Target{waits})
+		pass(floor)
+		if all := n.all(waits); len(all) != 1 || all[0].Err != nil || len(all[0].Endpoints) != 1 {
+			t.Errorf("answers %+v, want one good one", all)
 		}
 	})
+}
+
+// Not in a bubble, whose clock stands still while a goroutine waits for a mutex.
+func TestApply_WaitsForASetUnderWay(t *testing.T) {
+	var d *Discovery
+	entered, release := make(chan struct{}), make(chan struct{})
+	var over atomic.Bool
+	set := func(target spec.Target, _ spec.Answer) {
+		close(entered)
+		<-release
+		d.Suspect(target) // as a pool does that tries the endpoints at once
+		over.Store(true)
+	}
+	d = New(Config{Set: set})
+	d.Apply([]spec.Target{{Source: spec.SourceFixed, Protocol: spec.Unix, Path: "/s"}})
+	<-entered
+	dropped := make(chan bool)
+	go func() {
+		d.Apply(nil)
+		dropped <- over.Load()
+	}()
+	for range 1000 {
+		runtime.Gosched() // lets an Apply that does not wait return too early
+	}
+	close(release)
+	if !<-dropped {
+		t.Error("Apply returned while the target that it dropped was still being set")
+	}
+	d.Close()
 }
 
 func TestClose_LeavesNothingBehind(t *testing.T) {

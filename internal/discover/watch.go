@@ -95,25 +95,36 @@ func (w *watch) keep() {
 			expiry.Reset(time.Until(at))
 		}
 		if answer := now.answer; said == nil || differ(*said, answer) {
-			w.tell(answer)
+			w.tell(answer, said == nil)
 			said = &answer
 		}
 	}
 }
 
 // tell passes an answer on, unless the watch was stopped meanwhile.
-func (w *watch) tell(a spec.Answer) {
+func (w *watch) tell(a spec.Answer, first bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.stopped {
 		return
 	}
-	if a.Err != nil {
-		w.log.Info("no new answer", "error", a.Err, "kept", len(a.Endpoints))
-	} else {
-		w.log.Info("endpoints changed", "endpoints", a.Endpoints)
+	switch {
+	case a.Err != nil:
+		w.log.Info("no good answer", "error", a.Err, "endpoints", texts(a.Endpoints))
+	case first: // as expected: nothing to read at every start
+		w.log.Debug("endpoints found", "endpoints", texts(a.Endpoints))
+	default:
+		w.log.Info("endpoints changed", "endpoints", texts(a.Endpoints))
 	}
 	w.set(w.target, a)
+}
+
+func texts(endpoints []spec.Endpoint) []string {
+	list := make([]string, len(endpoints))
+	for i, e := range endpoints {
+		list[i] = e.String()
+	}
+	return list
 }
 
 // differ tells whether somebody who knows a learns anything from b. A later
