@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"os"
 	"syscall"
 	"time"
@@ -144,11 +143,9 @@ func dialNet(ctx context.Context, leg *Leg) (net.Conn, error) {
 	case leg.Network == Unix:
 		return d.DialContext(ctx, "unix", leg.Path)
 	}
-	c, err := d.DialTCP(ctx, "tcp", netip.AddrPort{}, leg.Addr)
-	if err != nil {
-		return nil, err // not a nil *TCPConn
-	}
-	return c, nil
+	// Not DialTCP: it binds first, even to no address at all, and a port taken
+	// by bind(2) serves one connection instead of one to each endpoint.
+	return d.DialContext(ctx, "tcp", leg.Addr.String())
 }
 
 func setDialOptions(network, _ string, raw syscall.RawConn) error {

@@ -266,7 +266,9 @@ func (c *copier) message() (int, error) {
 	if c.got <= 0 || c.err != nil {
 		return 0, c.err
 	}
+	c.src.onward.Store(true)
 	m, err := c.dst.conn.Write(c.buf[:c.got])
+	c.src.onward.Store(false)
 	c.n.Add(uint64(m))
 	c.writing = err != nil
 	return c.got, err
@@ -306,6 +308,8 @@ func (c *copier) stream() (end bool, err error) {
 	if !ok || c.src.raw == nil {
 		return false, nil
 	}
+	c.src.onward.Store(true)
+	defer c.src.onward.Store(false)
 	for {
 		n, err := io.CopyN(dst, c.src.conn, spliceSize)
 		c.n.Add(uint64(n))

@@ -27,6 +27,9 @@ type side struct {
 	ahead []byte
 	tcp   bool
 
+	// onward is true while what was read from here is being written on. Nobody
+	// waits for this side then, and its reset is found by the sweep.
+	onward atomic.Bool
 	// broken says that the connection did not end in order, and why. What the
 	// peer sent before stays to be delivered; then the other side is reset.
 	broken atomic.Pointer[breakage]

@@ -10,25 +10,42 @@ import (
 // errVanished is the end of a flow whose peer stopped acknowledging.
 var errVanished = errors.New("peer vanished: its host acknowledges nothing")
 
+// resetEvery is how often sides are asked for a reset that nobody waits for.
+const resetEvery = time.Second
+
 // sweep looks for peers whose host fell silent while data waits for them.
 // Keepalive probes are not sent then, the kernel retransmits for a quarter of
 // an hour, and TCP_USER_TIMEOUT would cut living peers that merely do not
-// read: it counts a zero window as silence (tcp(7)).
+// read: it counts a zero window as silence (tcp(7)). It also finds resets of
+// one side while the other does not read.
 func (e *netEngine) sweep() {
-	t := time.NewTicker(e.cfg.SweepEvery)
-	defer t.Stop()
+	silent, reset := time.NewTicker(e.cfg.SweepEvery), time.NewTicker(resetEvery)
+	defer silent.Stop()
+	defer reset.Stop()
 	for {
 		select {
 		case <-e.stop:
 			return
-		case <-t.C:
+		case <-silent.C:
+			e.eachSide(e.checkSilent)
+		case <-reset.C:
+			e.eachSide(checkReset)
 		}
-		for _, f := range e.live() {
-			if r := f.relay.Load(); r != nil {
-				e.checkSilent(r, r.client)
-				e.checkSilent(r, r.endpoint)
-			}
+	}
+}
+
+func (e *netEngine) eachSide(check func(*relay, *side)) {
+	for _, f := range e.live() {
+		if r := f.relay.Load(); r != nil {
+			check(r, r.client)
+			check(r, r.endpoint)
 		}
+	}
+}
+
+func checkReset(r *relay, s *side) {
+	if s.onward.Load() && s.broken.Load() == nil && s.check(hasError) {
+		r.broke(s, ErrReset)
 	}
 }
 
