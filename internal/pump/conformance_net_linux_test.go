@@ -16,3 +16,5 @@ func newNet(t testing.TB, timing pumptest.Timing) pump.Engine {
 }
 
 func TestConformance(t *testing.T) { pumptest.Conformance(t, newNet) }
+
+func TestEngine(t *testing.T) { pumptest.Engine(t, newNet) }

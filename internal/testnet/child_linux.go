@@ -31,13 +31,14 @@ const childVariable = "TESTNET_CHILD"
 
 // Run runs body in a process of its own: the same test again, which comes to
 // this same call and there runs body. It may be called once in a test. What
-// the test did before the call is done in both processes.
-func (c Child) Run(t *testing.T, body func()) {
+// the test does before the call is done in both processes, and so is what
+// comes after it; Run returns true in the process that was there first.
+func (c Child) Run(t *testing.T, body func()) (parent bool) {
 	t.Helper()
 	if os.Getenv(childVariable) == t.Name() {
 		c.enter(t)
 		body()
-		return
+		return false
 	}
 	if c.OwnNet {
 		NeedRoot(t)
@@ -49,6 +50,7 @@ func (c Child) Run(t *testing.T, body func()) {
 	if !strings.Contains(string(out), "--- PASS: "+t.Name()+" ") {
 		t.Fatalf("the process of its own ran another test:\n%s", out)
 	}
+	return true
 }
 
 func (c Child) start(t *testing.T) ([]byte, error) {

@@ -147,6 +147,12 @@ func ListenFD(t testing.TB, network string) (fd int, addr string) {
 	return -1, ""
 }
 
+// ListenFDOn is ListenFD on an address of a [Host], to be called in its Do.
+func ListenFDOn(t testing.TB, ip netip.Addr) (fd int, addr string) {
+	t.Helper()
+	return listenFD(t, netip.AddrPortFrom(ip, 0))
+}
+
 func listenFD(t testing.TB, at netip.AddrPort) (int, string) {
 	t.Helper()
 	family, sa := sockaddr(at)
@@ -172,6 +178,9 @@ func mustListen(t testing.TB, family int, sa unix.Sockaddr) int {
 	if err == nil {
 		err = unix.Bind(fd, sa)
 	}
+	if err == nil && family != unix.AF_UNIX {
+		fd, err = bindByNumber(fd)
+	}
 	if err == nil {
 		err = unix.Listen(fd, 512)
 	}
@@ -180,4 +189,28 @@ func mustListen(t testing.TB, family int, sa unix.Sockaddr) int {
 		t.Fatalf("listen: %v", err)
 	}
 	return fd
+}
+
+// bindByNumber exchanges a socket whose port the kernel chose for one that
+// asked for it: only such a port stays held when listening is suspended
+// (SOCK_BINDPORT_LOCK in net/ipv4/inet_connection_sock.c).
+func bindByNumber(chosen int) (int, error) {
+	defer unix.Close(chosen)
+	sa, err := unix.Getsockname(chosen)
+	if err != nil {
+		return -1, err
+	}
+	family := unix.AF_INET
+	if _, ok := sa.(*unix.SockaddrInet6); ok {
+		family = unix.AF_INET6
+	}
+	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+	if err == nil {
+		err = unix.Bind(fd, sa)
+	}
+	return fd, err
 }

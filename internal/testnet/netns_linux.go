@@ -1,6 +1,7 @@
 package testnet
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -83,10 +84,12 @@ func (h *Host) do(f func() error) error {
 // inThread runs f on a thread that is thrown away: a goroutine that ends
 // locked takes its thread, and the namespace it is in, with it.
 func inThread(f func() error) error {
-	done := make(chan error)
+	done := make(chan error, 1)
 	go func() {
+		err := errors.New("the test was stopped")
+		defer func() { done <- err }() // also when f calls t.Fatal
 		runtime.LockOSThread()
-		done <- f()
+		err = f()
 	}()
 	return <-done
 }

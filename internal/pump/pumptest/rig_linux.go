@@ -92,6 +92,20 @@ func (r *rig) dial() *testnet.Peer {
 	return r.peer("client", new(testnet.Signals))
 }
 
+// refuses connects a client that is reset at once: perhaps before its connect
+// has returned.
+func (r *rig) refuses() {
+	r.t.Helper()
+	c, err := testnet.DialErr(r.addr)
+	if err != nil {
+		if testnet.Name(err) != testnet.RESET {
+			r.t.Errorf("connect: %v", err)
+		}
+		return
+	}
+	run(r.t, testnet.NewPeer("client", c, new(testnet.Signals)), testnet.ExpectEnd(testnet.RESET), testnet.Close())
+}
+
 func (r *rig) peer(name string, s *testnet.Signals) *testnet.Peer {
 	r.t.Helper()
 	return testnet.NewPeer(name, testnet.Dial(r.t, r.addr), s)

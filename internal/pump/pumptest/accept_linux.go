@@ -1,0 +1,254 @@
+package pumptest
+
+import (
+	"errors"
+	"net/netip"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"legate/internal/pump"
+	. "legate/internal/testnet" //nolint:revive // a schedule should read as a sentence
+)
+
+var accepting = map[string]func(*testing.T, New){
+	"max_keeps_clients_in_the_queue":     maxKeepsClientsInTheQueue,
+	"suspended_listener_refuses_tcp":     func(t *testing.T, n New) { suspendedRefuses(t, n, "tcp4") },
+	"suspended_listener_refuses_tcp6":    func(t *testing.T, n New) { suspendedRefuses(t, n, "tcp6") },
+	"suspended_listener_refuses_unix":    func(t *testing.T, n New) { suspendedRefuses(t, n, "unix") },
+	"suspended_address_stays_taken":      suspendedAddressStaysTaken,
+	"suspend_accepts_what_is_queued":     func(t *testing.T, n New) { queuedAreServed(t, n, pump.Acceptor.Suspend) },
+	"close_accepts_what_is_queued":       func(t *testing.T, n New) { queuedAreServed(t, n, pump.Acceptor.Close) },
+	"close_of_a_listener_keeps_flows":    closeOfAListenerKeepsFlows,
+	"close_while_suspended":              closeWhileSuspended,
+	"serve_takes_the_descriptor_anyway":  serveTakesTheDescriptorAnyway,
+	"client_that_reset_in_the_queue":     clientThatResetInTheQueue,
+	"many_clients_at_once":               manyClientsAtOnce,
+	"listeners_are_plain_tcp":            listenersArePlainTCP,
+	"two_listeners_on_one_engine":        twoListenersOnOneEngine,
+	"suspend_while_max_is_reached":       suspendWhileMaxIsReached,
+	"close_of_a_listener_at_its_maximum": closeAtTheMaximum,
+}
+
+func maxKeepsClientsInTheQueue(t *testing.T, newEngine New) {
+	r := start(t, newEngine, setup{max: 2}, always(to(Serve(t, "tcp4", Echo))))
+	first, second, third := r.dial(), r.dial(), r.dial()
+	run(t, first, Send("A"), Expect("A"))
+	run(t, second, Send("B"), Expect("B"))
+	run(t, third, Send("C"))
+	third.Conn.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+	if n, err := third.Conn.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("the third client read %d, %v", n, err)
+	}
+	if n := r.count(&r.attempts); n != 2 {
+		t.Errorf("%d flows were begun", n)
+	}
+	run(t, first, Close())
+	r.endedWith(1, pump.CauseEOF)
+	run(t, third, Expect("C"), Close())
+	run(t, second, Close())
+	r.ended(3)
+}
+
+func suspendedRefuses(t *testing.T, newEngine New, network string) {
+	r := start(t, newEngine, setup{network: network}, always(to(Serve(t, network, Echo))))
+	client := r.dial()
+	run(t, client, Send("PING"), Expect("PING"))
+	for range 3 {
+		if err := r.acceptor.Suspend(); err != nil {
+			t.Fatalf("suspend: %v", err)
+		}
+		if _, err := DialErr(r.addr); !errors.Is(err, syscall.ECONNREFUSED) {
+			t.Errorf("dial a suspended listener: %v", err)
+		}
+		run(t, client, Send("still here"), Expect("still here"))
+		if err := r.acceptor.Resume(); err != nil {
+			t.Fatalf("resume: %v", err)
+		}
+		run(t, r.dial(), Send("again"), Expect("again"), Close())
+	}
+	run(t, client, Close())
+	r.ended(4)
+	run(t, r.dial(), Close())
+}
+
+func suspendedAddressStaysTaken(t *testing.T, newEngine New) {
+	r := start(t, newEngine, setup{}, always())
+	if err := r.acceptor.Suspend(); err != nil {
+		t.Fatal(err)
+	}
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	a := netip.MustParseAddrPort(r.addr)
+	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: a.Addr().As4(), Port: int(a.Port())}); !errors.Is(err, unix.EADDRINUSE) {
+		t.Errorf("bind the same address: %v", err)
+	}
+}
+
+// A client whose connect has succeeded was promised to be served.
+func queuedAreServed(t *testing.T, newEngine New, stop func(pump.Acceptor) error) {
+	const clients = 300
+	for range 3 {
+		r := start(t, newEngine, setup{}, always(to(Serve(t, "tcp4", Echo))))
+		var peers []*Peer
+		for range clients {
+			peers = append(peers, r.dial())
+		}
+		if err := stop(r.acceptor); err != nil {
+			t.Fatalf("stop: %v", err)
+		}
+		for _, p := range peers {
+			run(t, p, SendWithFIN("PING"), Expect("PING"), ExpectEnd(EOF))
+		}
+		r.ended(clients)
+	}
+}
+
+func closeOfAListenerKeepsFlows(t *testing.T, newEngine New) {
+	for _, network := range []string{"tcp4", "unix"} {
+		r := start(t, newEngine, setup{network: network}, always(to(Serve(t, "tcp4", Echo))))
+		client := r.dial()
+		run(t, client, Send("PING"), Expect("PING"))
+		if err := r.acceptor.Close(); err != nil {
+			t.Errorf("close: %v", err)
+		}
+		if _, err := DialErr(r.addr); err == nil {
+			t.Error("it still listens")
+		}
+		run(t, client, Send("PING"), Expect("PING"), Close())
+		r.endedWith(1, pump.CauseEOF)
+		if err := r.acceptor.Close(); err != nil {
+			t.Errorf("close again: %v", err)
+		}
+		if path, ok := strings.CutPrefix(r.addr, "unix:"); ok {
+			if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("the socket file is still there: %v", err)
+			}
+		}
+	}
+}
+
+func closeWhileSuspended(t *testing.T, newEngine New) {
+	for _, network := range []string{"tcp4", "unix"} {
+		r := start(t, newEngine, setup{network: network}, always())
+		if err := errors.Join(r.acceptor.Suspend(), r.acceptor.Close()); err != nil {
+			t.Errorf("%s: %v", network, err)
+		}
+		if err := r.acceptor.Resume(); err == nil {
+			t.Errorf("%s: a closed listener was resumed", network)
+		}
+	}
+}
+
+// On error the descriptor is closed: CheckLeaks in start would find it.
+func serveTakesTheDescriptorAnyway(t *testing.T, newEngine New) {
+	r := start(t, newEngine, setup{}, always())
+	var pipe [2]int
+	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(pipe[1])
+	if _, err := r.engine.Serve(pump.Listener{Network: pump.TCP, FD: pipe[0]}, r.handler); err == nil {
+		t.Error("a pipe is served")
+	}
+}
+
+// Its flow may or may not be seen; the others must not notice.
+func clientThatResetInTheQueue(t *testing.T, newEngine New) {
+	r := start(t, newEngine, setup{max: 1}, always(to(Serve(t, "tcp4", Echo))))
+	first, second, third := r.dial(), r.dial(), r.dial()
+	run(t, first, Send("A"), Expect("A"))
+	run(t, second, Reset())
+	run(t, first, Close())
+	run(t, third, Send("C"), Expect("C"), Close())
+	Await(t, "every flow's end", func() bool {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return len(r.results) >= 2 && len(r.results) == len(r.flows)
+	})
+}
+
+func manyClientsAtOnce(t *testing.T, newEngine New) {
+	const clients = 500
+	r := start(t, newEngine, setup{}, always(to(Serve(t, "tcp4", Echo))))
+	errs := make([]error, clients)
+	var all sync.WaitGroup
+	for i := range clients {
+		all.Go(func() {
+			c, err := DialErr(r.addr)
+			if err != nil {
+				errs[i] = err
+				return
+			}
+			errs[i] = NewPeer("client", c, new(Signals)).Run(Send("PING"), Expect("PING"), HalfClose(), ExpectEnd(EOF), Close())
+		})
+	}
+	all.Wait()
+	if err := errors.Join(errs...); err != nil {
+		t.Error(err)
+	}
+	r.ended(clients)
+}
+
+// Multipath TCP, which Go's listeners offer unasked, lacks socket options that
+// engines need.
+func listenersArePlainTCP(t *testing.T, _ New) {
+	fd, err := pump.BindTCP(netip.MustParseAddrPort("127.0.0.1:0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if got := option(t, fd, unix.SOL_SOCKET, unix.SO_PROTOCOL); got != unix.IPPROTO_TCP {
+		t.Errorf("the listener's protocol is %d", got)
+	}
+}
+
+func twoListenersOnOneEngine(t *testing.T, newEngine New) {
+	r := start(t, newEngine, setup{}, always(to(Serve(t, "tcp4", Say("one")))))
+	fd, addr := ListenFD(t, "unix")
+	other := newHandler(t, always(to(Serve(t, "unix", Say("two")))))
+	a, err := r.engine.Serve(pump.Listener{Network: pump.Unix, FD: fd}, other)
+	if err != nil {
+		t.Fatal(err)
+	}
+	greets(t, NewPeer("other client", Dial(t, addr), new(Signals)), "two")
+	other.endedWith(1, pump.CauseEOF)
+	if err := a.Close(); err != nil {
+		t.Error(err)
+	}
+	greets(t, r.dial(), "one")
+	r.endedWith(1, pump.CauseEOF)
+}
+
+// The one that waits for a place must not keep the listener from its orders.
+func suspendWhileMaxIsReached(t *testing.T, newEngine New) {
+	r := start(t, newEngine, setup{max: 1}, always(to(Serve(t, "tcp4", Echo))))
+	first := r.dial()
+	run(t, first, Send("A"), Expect("A"))
+	if err := errors.Join(r.acceptor.Suspend(), r.acceptor.Resume()); err != nil {
+		t.Fatal(err)
+	}
+	second := r.dial()
+	run(t, first, Close())
+	run(t, second, Send("B"), Expect("B"), Close())
+	r.ended(2)
+}
+
+func closeAtTheMaximum(t *testing.T, newEngine New) {
+	r := start(t, newEngine, setup{max: 1}, always(to(Serve(t, "tcp4", Echo))))
+	first := r.dial()
+	run(t, first, Send("A"), Expect("A"))
+	if err := r.acceptor.Close(); err != nil {
+		t.Fatal(err)
+	}
+	run(t, first, Send("A"), Expect("A"), Close())
+	r.endedWith(1, pump.CauseEOF)
+}

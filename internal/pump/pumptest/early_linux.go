@@ -1,0 +1,225 @@
+package pumptest
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"runtime"
+	"testing"
+	"time"
+
+	"legate/internal/pump"
+	. "legate/internal/testnet" //nolint:revive // a schedule should read as a sentence
+)
+
+var closingEarly = map[string]func(*testing.T, New){
+	"early_fin_tries_the_next":              func(t *testing.T, n New) { earlyCloseTriesTheNext(t, n, Close(), io.EOF) },
+	"early_reset_tries_the_next":            func(t *testing.T, n New) { earlyCloseTriesTheNext(t, n, Reset(), pump.ErrReset) },
+	"early_close_of_a_unix_endpoint":        earlyCloseOfAUnixEndpoint,
+	"early_close_leaves_later_legs_untried": earlyCloseLeavesLaterLegsUntried,
+	"early_close_then_parked":               earlyCloseThenParked,
+	"early_fin_is_passed_on_at_last":        func(t *testing.T, n New) { lastCloseIsPassedOn(t, n, Close(), EOF, pump.CauseEOF) },
+	"early_reset_is_passed_on_at_last": func(t *testing.T, n New) {
+		lastCloseIsPassedOn(t, n, Reset(), RESET, pump.CauseEndpointReset)
+	},
+	"close_after_client_bytes_is_the_answer":    closeAfterClientBytes,
+	"close_after_the_clients_fin_is_the_answer": closeAfterTheClientsFIN,
+	"close_after_endpoint_bytes_is_the_answer":  closeAfterEndpointBytes,
+	"close_after_a_second_is_the_answer":        closeAfterASecond,
+	"close_without_retry_is_the_answer":         closeWithoutRetry,
+	"early_close_during_settle_loses_nothing":   earlyCloseDuringSettle,
+	"early_close_races_with_the_client":         earlyCloseRaces,
+}
+
+// retrying is a step after which an early close is a failed attempt.
+func retrying(legs ...pump.Leg) pump.Step { return pump.Step{Dial: legs, Retry: true} }
+
+func earlyCloseTriesTheNext(t *testing.T, newEngine New, bye Step, want error) {
+	first, second := Listen(t, "tcp4"), Listen(t, "tcp4")
+	r := start(t, newEngine, setup{}, inTurn(fixed(retrying(to(first))), fixed(retrying(to(second)))))
+	client := r.dial()
+	run(t, accept(t, first), bye)
+	if a := r.asked(2); a.Kind != pump.ClosedEarly || a.Leg != 0 || !errors.Is(a.Err, want) {
+		t.Errorf("Next was told %s", describe(a))
+	}
+	run(t, client, SendWithFIN("PING"))
+	run(t, accept(t, second), Expect("PING"), ExpectEnd(EOF), Send("PONG"), Close())
+	run(t, client, Expect("PONG"), ExpectEnd(EOF))
+	got := r.endedWith(1, pump.CauseEOF)
+	if got.Counters != (pump.Counters{In: 4, Out: 4}) {
+		t.Errorf("the counters are %+v", got.Counters)
+	}
+}
+
+func earlyCloseOfAUnixEndpoint(t *testing.T, newEngine New) {
+	first, second := Listen(t, "unix"), Listen(t, "unix")
+	r := start(t, newEngine, setup{network: "unix"}, inTurn(fixed(retrying(to(first))), fixed(retrying(to(second)))))
+	client := r.dial()
+	run(t, accept(t, first), Close())
+	if a := r.asked(2); a.Kind != pump.ClosedEarly || !errors.Is(a.Err, io.EOF) {
+		t.Errorf("Next was told %s", describe(a))
+	}
+	run(t, client, SendWithFIN("PING"))
+	run(t, accept(t, second), Expect("PING"), ExpectEnd(EOF), Close())
+	run(t, client, ExpectEnd(EOF))
+	r.endedWith(1, pump.CauseEOF)
+}
+
+func earlyCloseLeavesLaterLegsUntried(t *testing.T, newEngine New) {
+	first := Listen(t, "tcp4")
+	legs := []pump.Leg{refusing(t), to(first), refusing(t)}
+	r := start(t, newEngine, setup{}, inTurn(fixed(retrying(legs...)), fixed(endStep(io.EOF))))
+	client := r.dial()
+	run(t, accept(t, first), Close())
+	run(t, client, ExpectEnd(EOF), Close())
+	if a := r.asked(2); a.Kind != pump.ClosedEarly || a.Leg != 1 {
+		t.Errorf("Next was told %s", describe(a))
+	}
+	r.endedWith(1, pump.CauseEnded)
+	if !errors.Is(legs[2].Err, pump.ErrNotTried) {
+		t.Errorf("the leg without a turn has %v", legs[2].Err)
+	}
+}
+
+func earlyCloseThenParked(t *testing.T, newEngine New) {
+	first, second := Listen(t, "tcp4"), Listen(t, "tcp4")
+	r := start(t, newEngine, setup{}, inTurn(
+		fixed(retrying(to(first))),
+		func() pump.Step { return parkStep(Patience) },
+		fixed(retrying(to(second)))))
+	client := r.dial()
+	run(t, accept(t, first), Close())
+	r.asked(2)
+	run(t, client, SendStream(1, 64<<10), HalfClose())
+	r.flow(1).Wake()
+	run(t, accept(t, second), ExpectStream(1, 64<<10), ExpectEnd(EOF), Close())
+	run(t, client, ExpectEnd(EOF))
+	r.endedWith(1, pump.CauseEOF)
+}
+
+// When every endpoint did so the client gets the last close as it was.
+func lastCloseIsPassedOn(t *testing.T, newEngine New, bye Step, end string, cause pump.Cause) {
+	server := Listen(t, "tcp4")
+	r := start(t, newEngine, setup{}, inTurn(fixed(retrying(to(server))), fixed(dialStep(to(server)))))
+	client := r.dial()
+	run(t, accept(t, server), bye)
+	run(t, accept(t, server), bye)
+	run(t, client, ExpectEnd(end), Close())
+	r.endedWith(1, cause)
+}
+
+// onlyOnce expects that a flow was connected and never asked again.
+func onlyOnce(t *testing.T, r *rig, cause pump.Cause) {
+	t.Helper()
+	r.endedWith(1, cause)
+	if n := r.count(&r.attempts); n != 1 {
+		t.Errorf("Next was called %d times, at last with %s", n, describe(r.asked(n)))
+	}
+}
+
+func closeAfterClientBytes(t *testing.T, newEngine New) {
+	server := Listen(t, "tcp4")
+	r := start(t, newEngine, setup{}, inTurn(fixed(retrying(to(server)))))
+	client := r.dial()
+	run(t, client, Send("PING"))
+	run(t, accept(t, server), Expect("PING"), Close())
+	run(t, client, ExpectEnd(EOF), Close())
+	onlyOnce(t, r, pump.CauseEOF)
+}
+
+func closeAfterTheClientsFIN(t *testing.T, newEngine New) {
+	server := Listen(t, "tcp4")
+	r := start(t, newEngine, setup{}, inTurn(fixed(retrying(to(server)))))
+	client := r.dial()
+	run(t, client, HalfClose())
+	run(t, accept(t, server), ExpectEnd(EOF), Close())
+	run(t, client, ExpectEnd(EOF))
+	onlyOnce(t, r, pump.CauseEOF)
+}
+
+func closeAfterEndpointBytes(t *testing.T, newEngine New) {
+	server := Listen(t, "tcp4")
+	r := start(t, newEngine, setup{}, inTurn(fixed(retrying(to(server)))))
+	client := r.dial()
+	run(t, accept(t, server), SendWithFIN("busy"))
+	run(t, client, Expect("busy"), ExpectEnd(EOF), Close())
+	onlyOnce(t, r, pump.CauseEOF)
+}
+
+func closeAfterASecond(t *testing.T, newEngine New) {
+	server := Listen(t, "tcp4")
+	r := start(t, newEngine, setup{}, inTurn(fixed(retrying(to(server)))))
+	client := r.dial()
+	run(t, accept(t, server), Pause(pump.EarlyClose+100*time.Millisecond), Close())
+	run(t, client, ExpectEnd(EOF), Close())
+	onlyOnce(t, r, pump.CauseEOF)
+}
+
+func closeWithoutRetry(t *testing.T, newEngine New) {
+	server := Listen(t, "tcp4")
+	r := start(t, newEngine, setup{}, inTurn(fixed(dialStep(to(server)))))
+	client := r.dial()
+	run(t, accept(t, server), Reset())
+	run(t, client, ExpectEnd(RESET))
+	onlyOnce(t, r, pump.CauseEndpointReset)
+}
+
+// What the client sent was not yet passed on, so nothing is lost or doubled.
+func earlyCloseDuringSettle(t *testing.T, newEngine New) {
+	first, second := Listen(t, "tcp4"), Listen(t, "tcp4")
+	r := start(t, newEngine, setup{}, inTurn(
+		fixed(pump.Step{Dial: []pump.Leg{to(first)}, Retry: true, Settle: pump.EarlyClose / 2}),
+		fixed(retrying(to(second)))))
+	client := r.dial()
+	run(t, client, Send("PING"))
+	run(t, accept(t, first), Close())
+	run(t, accept(t, second), Expect("PING"), Send("PONG"), Close())
+	run(t, client, Expect("PONG"), ExpectEnd(EOF), Close())
+	r.endedWith(1, pump.CauseEOF)
+}
+
+// The endpoint closes while the client's first bytes come in. Either they went
+// to the first endpoint, and its close is the answer, or they all go to the
+// next; never to both and never to none.
+func earlyCloseRaces(t *testing.T, newEngine New) {
+	first, second := Serve(t, "tcp4", closeAtOnce), Serve(t, "tcp4", Echo)
+	r := start(t, newEngine, setup{}, func(_ *pump.Flow, last pump.Attempt) pump.Step {
+		if last.Kind == pump.Accepted {
+			return retrying(to(first))
+		}
+		return dialStep(to(second))
+	})
+	const rounds = 300
+	outcomes := make(map[string]int)
+	for i := range rounds {
+		client := r.dial()
+		late := time.Duration(i%20) * 10 * time.Microsecond
+		for began := time.Now(); time.Since(began) < late; {
+			runtime.Gosched()
+		}
+		run(t, client, Send("PING"), Call("half-close unless reset", func() error {
+			_ = client.Run(HalfClose())
+			return nil
+		}), ReadToEnd())
+		switch saw := fmt.Sprint(client.Saw()); saw {
+		case "[end EOF]", "[end ECONNRESET]":
+			outcomes["answered by the first"]++
+		case fmt.Sprintf("[got 4 bytes, sum %08x end EOF]", sumOf("PING")):
+			outcomes["served by the next"]++
+		default:
+			t.Fatalf("the client saw %s", saw)
+		}
+		client.Conn.Close()
+	}
+	r.ended(rounds)
+	t.Logf("%v", outcomes)
+}
+
+func closeAtOnce(net.Conn) {}
+
+func sumOf(text string) uint32 {
+	var s Sum
+	io.WriteString(&s, text)
+	return s.CRC
+}
