@@ -136,6 +136,28 @@ func TestProbe_AttentionIsTheHighestOfAllOwners(t *testing.T) {
 	})
 }
 
+func TestProbe_OneOwnerLeavesTheOthersTheirAttention(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.set(one, tcp(1), tcp(2))
+		w.refuse(tcp(2), true)
+		for owner := range 8 { // more than one, so that none of them is by chance the last one asked
+			w.pool.Watch(owner, []spec.Target{one}, Down)
+		}
+		w.pool.Watch("check", []spec.Target{one}, Check)
+		w.pool.Watch("urgent", []spec.Target{one}, Urgent)
+		w.until(250 * time.Millisecond)
+		w.wantProbes(tcp(1), 0) // urgent is for those that do not serve
+		w.wantProbes(tcp(2), 0, 100, 200)
+		w.pool.Watch(0, []spec.Target{one}, Idle)
+		w.until(350 * time.Millisecond)
+		w.wantProbes(tcp(2), 300)
+		w.pool.Watch("urgent", []spec.Target{one}, Idle)
+		w.until(5500 * time.Millisecond)
+		w.wantProbes(tcp(1), 1000, 2000, 3000, 4000, 5000)
+		w.wantProbes(tcp(2), 1300, 2300, 3300, 4300, 5300)
+	})
+}
+
 func TestProbe_ChangeOfAttentionTakesEffectAtOnce(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.set(one, tcp(1))
