@@ -2,11 +2,13 @@
 package docker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io/fs"
 	"net"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -59,6 +61,19 @@ func (c *Client) Close() { _ = c.api.Close() } // it cannot fail
 type Port struct {
 	Protocol spec.Protocol // TCP or UDP
 	Number   uint16
+}
+
+// String gives the port as a link is written: 6379, 53/udp.
+func (p Port) String() string {
+	if p.Protocol == spec.UDP {
+		return strconv.Itoa(int(p.Number)) + "/udp"
+	}
+	return strconv.Itoa(int(p.Number))
+}
+
+// Compare orders ports by number, then by protocol.
+func (p Port) Compare(other Port) int {
+	return cmp.Or(cmp.Compare(p.Number, other.Number), cmp.Compare(p.Protocol, other.Protocol))
 }
 
 // Linked is a container that another one was linked to with --link.
@@ -200,12 +215,7 @@ func ports(r container.InspectResponse) []Port {
 			all = append(all, portOf(p)...)
 		}
 	}
-	slices.SortFunc(all, func(a, b Port) int {
-		if a.Number != b.Number {
-			return int(a.Number) - int(b.Number)
-		}
-		return strings.Compare(string(a.Protocol), string(b.Protocol))
-	})
+	slices.SortFunc(all, Port.Compare)
 	return slices.Compact(all)
 }
 
