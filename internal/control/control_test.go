@@ -1,0 +1,334 @@
+package control_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"legate/internal/control"
+	"legate/internal/spec"
+	"legate/internal/testnet"
+)
+
+// instance answers as it was told to.
+type instance struct {
+	snapshot spec.Snapshot
+	asked    control.SwapRequest
+	reply    control.SwapReply
+	err      error
+	wait     bool // until the client leaves
+}
+
+func (i *instance) Snapshot() spec.Snapshot { return i.snapshot }
+
+func (i *instance) Swap(ctx context.Context, r control.SwapRequest) (control.SwapReply, error) {
+	i.asked = r
+	if i.wait {
+		<-ctx.Done()
+		return control.SwapReply{}, ctx.Err()
+	}
+	return i.reply, i.err
+}
+
+// tempPlaces are two directories of this test, and abstract names.
+func tempPlaces(t *testing.T) control.Places {
+	t.Helper()
+	base, err := os.MkdirTemp("", "legate") // a socket's path must be short
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(base) })
+	abstract := fmt.Sprintf("@legate-test-%s/", filepath.Base(base))
+	return control.Places{Dirs: []string{filepath.Join(base, "first"), filepath.Join(base, "second")}, Abstract: abstract, Search: abstract}
+}
+
+func listen(t *testing.T, where string, p control.Places, i control.Instance) *control.Socket {
+	t.Helper()
+	s, err := control.Listen(where, p)
+	if err != nil {
+		t.Fatalf("listen on %q: %v", where, err)
+	}
+	server := control.Serve(s, i, slog.New(slog.DiscardHandler))
+	t.Cleanup(func() {
+		if err := server.Close(); err != nil {
+			t.Errorf("close %s: %v", s.Address, err)
+		}
+	})
+	return s
+}
+
+func find(t *testing.T, where string, p control.Places) *control.Client {
+	t.Helper()
+	c, err := control.Find(t.Context(), where, p)
+	if err != nil {
+		t.Fatalf("find %q: %v", where, err)
+	}
+	return c
+}
+
+func wantError(t *testing.T, err error, what, hint string) {
+	t.Helper()
+	u, ok := errors.AsType[*spec.UserError](err)
+	if !ok || !strings.Contains(u.What, what) || !strings.Contains(u.Hint, hint) {
+		t.Errorf("got %#v, want %q with the hint %q", err, what, hint)
+	}
+}
+
+func TestClient_GetsWhatTheInstanceSays(t *testing.T) {
+	p := tempPlaces(t)
+	i := &instance{
+		snapshot: spec.Snapshot{Instance: "legate", PID: 7, Links: []spec.LinkStatus{{Name: "db", State: spec.StateUp}}},
+		reply:    control.SwapReply{Link: "db", Target: "b:1", Former: "a:1", Override: &spec.Override{Target: "b:1", Base: "1=a:1"}},
+	}
+	listen(t, "", p, i)
+	c := find(t, "", p)
+	s, err := c.Snapshot(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(i.snapshot, s); d != "" {
+		t.Errorf("snapshot (-want +got)\n%s", d)
+	}
+	ask := control.SwapRequest{Link: "db", Target: "b:1", Live: control.LiveDrain, Within: control.Duration(30 * time.Second)}
+	reply, err := c.Swap(t.Context(), ask)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(ask, i.asked); d != "" {
+		t.Errorf("request (-want +got)\n%s", d)
+	}
+	if d := cmp.Diff(i.reply, reply); d != "" {
+		t.Errorf("reply (-want +got)\n%s", d)
+	}
+	i.err = spec.Errorf("links: db", "no link is named x")
+	_, err = c.Swap(t.Context(), ask)
+	wantError(t, err, "no link is named x", "links: db")
+}
+
+func TestClient_LeavingEndsTheRequest(t *testing.T) {
+	testnet.CheckLeaks(t)
+	p := tempPlaces(t)
+	listen(t, "", p, &instance{wait: true})
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	_, err := find(t, "", p).Swap(ctx, control.SwapRequest{Link: "a", Undo: true})
+	if !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v, want the deadline", err)
+	}
+}
+
+func TestServer_CloseEndsWhatWaits(t *testing.T) {
+	p := tempPlaces(t)
+	s, err := control.Listen("", p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := control.Serve(s, &instance{wait: true}, slog.New(slog.DiscardHandler))
+	ended := make(chan error, 1)
+	go func() {
+		_, err := control.NewClient(s.Address).Swap(context.Background(), control.SwapRequest{Link: "a", Undo: true})
+		ended <- err
+	}()
+	find(t, "", p)
+	if err := server.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := <-ended; err == nil {
+		t.Error("a request outlived the server")
+	}
+	if _, err := os.Stat(s.Address); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the socket is still there: %v", err)
+	}
+}
+
+func TestHandler_RefusesWhatIsNotForIt(t *testing.T) {
+	for name, c := range map[string]struct {
+		method, path, body, header string
+		status                     int
+		says                       string
+	}{
+		"browser":   {"GET", "/v1/snapshot", "", "Origin", 403, "not for browsers"},
+		"linked":    {"POST", "/v1/swap", `{"link":"a","undo":true}`, "Referer", 403, "Referer"},
+		"version":   {"GET", "/v2/snapshot", "", "", 404, "/v2/snapshot"},
+		"method":    {"DELETE", "/v1/snapshot", "", "", 404, "DELETE"},
+		"not json":  {"POST", "/v1/swap", "swap", "", 400, "read swap request"},
+		"unknown":   {"POST", "/v1/swap", `{"link":"a","undo":true,"later":1}`, "", 400, `\"later\"`},
+		"no link":   {"POST", "/v1/swap", `{"undo":true}`, "", 400, "no link"},
+		"no target": {"POST", "/v1/swap", `{"link":"a"}`, "", 400, "no target"},
+		"both":      {"POST", "/v1/swap", `{"link":"a","undo":true,"target":"b:1"}`, "", 400, "only one"},
+		"live":      {"POST", "/v1/swap", `{"link":"a","undo":true,"live":"kill"}`, "", 400, `live is \"kill\"`},
+		"within":    {"POST", "/v1/swap", `{"link":"a","undo":true,"within":"3s"}`, "", 400, "belongs to drain"},
+		"duration":  {"POST", "/v1/swap", `{"link":"a","undo":true,"live":"drain","within":"soon"}`, "", 400, `\"soon\"`},
+		"large":     {"POST", "/v1/swap", `{"link":"` + strings.Repeat("a", 70<<10) + `"}`, "", 400, "too large"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			i := &instance{}
+			r := httptest.NewRequest(c.method, c.path, strings.NewReader(c.body))
+			if c.header != "" {
+				r.Header.Set(c.header, "http://example.org")
+			}
+			w := httptest.NewRecorder()
+			control.Handler(i).ServeHTTP(w, r)
+			if w.Code != c.status || !strings.Contains(w.Body.String(), c.says) {
+				t.Errorf("got %d %s, want %d and %q", w.Code, w.Body, c.status, c.says)
+			}
+			if i.asked.Link != "" {
+				t.Error("it reached the instance")
+			}
+		})
+	}
+}
+
+func TestClient_TellsWhatElseAnswers(t *testing.T) {
+	path := testnet.SocketPath(t)
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := &http.Server{Handler: http.NotFoundHandler(), ReadHeaderTimeout: time.Second}
+	go func() { _ = other.Serve(l) }()
+	defer other.Close()
+	_, err = control.NewClient(path).Snapshot(t.Context())
+	wantError(t, err, "answered 404 Not Found, not as legate does", "--control")
+}
+
+func TestListen_MakesAPrivateSocket(t *testing.T) {
+	p := tempPlaces(t)
+	s := listen(t, "", p, &instance{})
+	if want := filepath.Join(p.Dirs[0], "legate.sock"); s.Address != want || s.Name != "legate" {
+		t.Errorf("it is %s at %s, want legate at %s", s.Name, s.Address, want)
+	}
+	fi, err := os.Stat(s.Address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if fi.Mode() != os.ModeSocket|0o600 {
+		t.Errorf("its mode is %v", fi.Mode())
+	}
+}
+
+func TestListen_NeverTakesALiveOne(t *testing.T) {
+	p := tempPlaces(t)
+	first := listen(t, "", p, &instance{})
+	second := listen(t, "", p, &instance{})
+	if want := fmt.Sprintf("legate-%d", os.Getpid()); second.Name != want {
+		t.Errorf("the second one is %s, want %s", second.Name, want)
+	}
+	for _, where := range []string{"legate", first.Address} {
+		_, err := control.Listen(where, p)
+		wantError(t, err, "already in use", "--control")
+	}
+	if _, err := find(t, "legate", p).Snapshot(t.Context()); err != nil {
+		t.Errorf("the first one no longer answers: %v", err)
+	}
+}
+
+func TestListen_ReplacesAStaleOne(t *testing.T) {
+	p := tempPlaces(t)
+	path := filepath.Join(p.Dirs[0], "legate.sock")
+	leaveStale(t, path)
+	listen(t, "", p, &instance{snapshot: spec.Snapshot{PID: 1}})
+	if s, err := find(t, "", p).Snapshot(t.Context()); err != nil || s.PID != 1 {
+		t.Errorf("got %v, %v", s, err)
+	}
+}
+
+func leaveStale(t *testing.T, path string) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.SetUnlinkOnClose(false)
+	l.Close()
+}
+
+func TestListen_LeavesOtherFilesAlone(t *testing.T) {
+	path := testnet.SocketPath(t)
+	if err := os.WriteFile(path, []byte("precious"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := control.Listen(path, control.Places{}); err == nil || !strings.Contains(err.Error(), "not a socket") {
+		t.Errorf("got %v", err)
+	}
+	if b, err := os.ReadFile(path); err != nil || !bytes.Equal(b, []byte("precious")) {
+		t.Errorf("the file holds %q, %v", b, err)
+	}
+}
+
+func TestListen_RefusesAPathThatIsTooLong(t *testing.T) {
+	_, err := control.Listen("/tmp/"+strings.Repeat("a", 120), control.Places{})
+	if err == nil || !strings.Contains(err.Error(), "a socket's can have 107") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// A file stands where the directory would be: that cannot be written, by root
+// either.
+func blocked(t *testing.T, dir string) {
+	t.Helper()
+	if err := os.WriteFile(dir, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestListen_GoesWhereItCanWrite(t *testing.T) {
+	p := tempPlaces(t)
+	blocked(t, p.Dirs[0])
+	if s := listen(t, "", p, &instance{}); filepath.Dir(s.Address) != p.Dirs[1] {
+		t.Errorf("it is at %s, want it in %s", s.Address, p.Dirs[1])
+	}
+}
+
+func TestListen_SaysThatItCanWriteNowhere(t *testing.T) {
+	p := tempPlaces(t)
+	p.Abstract = ""
+	blocked(t, p.Dirs[0])
+	blocked(t, p.Dirs[1])
+	_, err := control.Listen("", p)
+	wantError(t, err, "not a directory", "--control off")
+}
+
+func TestFind_NeedsExactlyOne(t *testing.T) {
+	p := tempPlaces(t)
+	_, err := control.Find(t.Context(), "", p)
+	wantError(t, err, "no running legate was found", "legate run")
+	leaveStale(t, filepath.Join(p.Dirs[0], "dead.sock"))
+	_, err = control.Find(t.Context(), "", p)
+	wantError(t, err, "no running legate was found", "legate run")
+	listen(t, "web", p, &instance{})
+	if c := find(t, "", p); filepath.Base(c.Address) != "web.sock" {
+		t.Errorf("found %s", c.Address)
+	}
+	listen(t, "db", p, &instance{})
+	_, err = control.Find(t.Context(), "", p)
+	wantError(t, err, "several legates are running: db, web", "--control db")
+	_, err = control.Find(t.Context(), "cache", p)
+	wantError(t, err, "no running legate is named cache", "--control cache")
+	_, err = control.Find(t.Context(), "off", p)
+	wantError(t, err, "is off", "--control NAME")
+}
+
+// The same name in two places can only be told apart by the address.
+func TestFind_ShowsAddressesWhereNamesAreEqual(t *testing.T) {
+	p := tempPlaces(t)
+	first := listen(t, "db", control.Places{Dirs: p.Dirs[:1]}, &instance{})
+	listen(t, "db", control.Places{Dirs: p.Dirs[1:]}, &instance{})
+	_, err := control.Find(t.Context(), "", p)
+	wantError(t, err, first.Address, "--control "+first.Address)
+}
