@@ -32,9 +32,20 @@ func Bind(s spec.Link) ([]pump.Listener, error) {
 		if err != nil {
 			return nil, errors.Join(err, closeListeners(ls))
 		}
-		ls = append(ls, pump.Listener{Network: pump.Network(s.Listen.Protocol), FD: fd, Max: s.Options.MaxConnections})
+		ls = append(ls, pump.Listener{Network: pump.Network(s.Listen.Protocol), FD: fd, Max: limit(s)})
 	}
 	return ls, nil
+}
+
+// maxSessions bounds a UDP link that names no limit: whoever forges addresses
+// opens a session with each datagram, and must not get every descriptor.
+const maxSessions = 4096
+
+func limit(s spec.Link) int {
+	if s.Listen.Protocol == spec.UDP && s.Options.MaxConnections == 0 {
+		return maxSessions
+	}
+	return s.Options.MaxConnections
 }
 
 func bindAddr(p spec.Protocol, a netip.AddrPort) (int, error) {
