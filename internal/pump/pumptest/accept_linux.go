@@ -5,7 +5,6 @@ import (
 	"net/netip"
 	"os"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -179,22 +178,13 @@ func clientThatResetInTheQueue(t *testing.T, newEngine New) {
 func manyClientsAtOnce(t *testing.T, newEngine New) {
 	const clients = 500
 	r := start(t, newEngine, setup{}, always(to(Serve(t, "tcp4", Echo))))
-	errs := make([]error, clients)
-	var all sync.WaitGroup
-	for i := range clients {
-		all.Go(func() {
-			c, err := DialErr(r.addr)
-			if err != nil {
-				errs[i] = err
-				return
-			}
-			errs[i] = NewPeer("client", c, new(Signals)).Run(Send("PING"), Expect("PING"), HalfClose(), ExpectEnd(EOF), Close())
-		})
-	}
-	all.Wait()
-	if err := errors.Join(errs...); err != nil {
-		t.Error(err)
-	}
+	together(t, clients, func(int) error {
+		c, err := DialErr(r.addr)
+		if err != nil {
+			return err
+		}
+		return NewPeer("client", c, new(Signals)).Run(Send("PING"), Expect("PING"), HalfClose(), ExpectEnd(EOF), Close())
+	})
 	r.ended(clients)
 }
 

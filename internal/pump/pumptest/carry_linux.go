@@ -1,11 +1,13 @@
 package pumptest
 
 import (
+	"errors"
 	"net"
 	"net/netip"
 	"os"
 	"runtime"
 	"strconv"
+	"sync"
 	"testing"
 	"time"
 
@@ -91,21 +93,36 @@ func backPressureBoundsMemory(t *testing.T, newEngine New) {
 	for i := range flows {
 		clients[i] = r.dial()
 		endpoints[i] = accept(t, server)
-		run(t, endpoints[i], Shrink())
-		run(t, clients[i], Shrink(), SendUntilStuck(uint64(i), &sent[i]))
 	}
+	together(t, flows, func(i int) error {
+		return errors.Join(endpoints[i].Run(Shrink()), clients[i].Run(Shrink(), SendUntilStuck(uint64(i), &sent[i])))
+	})
 	if used := heap() - before; used > flows*perFlow {
 		t.Errorf("%d stalled flows keep %d bytes of memory", flows, used)
 	}
-	for i := range flows {
+	together(t, flows, func(i int) error {
 		if sent[i] > inKernel {
 			t.Errorf("flow %d took in %d bytes that nobody read", i, sent[i])
 		}
-		run(t, clients[i], HalfClose())
-		run(t, endpoints[i], ExpectStream(uint64(i), sent[i]), ExpectEnd(EOF), Close())
-		run(t, clients[i], ExpectEnd(EOF))
-	}
+		return errors.Join(clients[i].Run(HalfClose()),
+			endpoints[i].Run(ExpectStream(uint64(i), sent[i]), ExpectEnd(EOF), Close()),
+			clients[i].Run(ExpectEnd(EOF)))
+	})
 	r.ended(flows)
+}
+
+// together runs something n times at once and fails the test where it fails.
+func together(t *testing.T, n int, f func(i int) error) {
+	t.Helper()
+	errs := make([]error, n)
+	var all sync.WaitGroup
+	for i := range n {
+		all.Go(func() { errs[i] = f(i) })
+	}
+	all.Wait()
+	if err := errors.Join(errs...); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func heap() int64 {

@@ -1,14 +1,18 @@
 package pumptest
 
-import "testing"
+import (
+	"maps"
+	"slices"
+	"testing"
+)
 
 // Engine runs what has no direct equal.
 func Engine(t *testing.T, newEngine New) {
 	for _, group := range []map[string]func(*testing.T, New){
 		connecting, closingEarly, parking, ending, accepting, carrying, vanishing, confined,
 	} {
-		for name, test := range group {
-			t.Run(name, func(t *testing.T) { test(t, newEngine) })
+		for _, name := range slices.Sorted(maps.Keys(group)) {
+			t.Run(name, func(t *testing.T) { group[name](t, newEngine) })
 		}
 	}
 }
