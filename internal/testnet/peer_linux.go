@@ -211,7 +211,7 @@ func (p *Peer) sendStream(s *Stream) error {
 	buf := make([]byte, streamBlock)
 	for {
 		n, err := s.Read(buf)
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		p.Conn.SetWriteDeadline(time.Now().Add(Patience))

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"legate/internal/pump"
-	. "legate/internal/testnet" //nolint:revive // a schedule should read as a sentence
+	. "legate/internal/testnet" //nolint:staticcheck // ST1001: a schedule should read as a sentence
 )
 
 var accepting = map[string]func(*testing.T, New){

@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"legate/internal/pump"
-	. "legate/internal/testnet" //nolint:revive // a schedule should read as a sentence
+	. "legate/internal/testnet" //nolint:staticcheck // ST1001: a schedule should read as a sentence
 )
 
 var carrying = map[string]func(*testing.T, New){

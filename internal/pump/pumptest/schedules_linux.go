@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"legate/internal/pump"
-	. "legate/internal/testnet" //nolint:revive // a schedule should read as a sentence: Send, HalfClose, Expect
+	. "legate/internal/testnet" //nolint:staticcheck // ST1001: a schedule should read as a sentence
 )
 
 type steps = []Step
@@ -19,7 +19,7 @@ const (
 // schedules begin when both sides are connected. What they lead to directly
 // must be certain, so where the order of two sides matters one tells the other.
 func schedules() []schedule {
-	return slices.Concat(ordinary(), halfCloses(), resetting(), slow())
+	return slices.Concat(ordinary(), halfCloses(), resetting(), unread(), halfClosedThenReset(), slow())
 }
 
 func ordinary() []schedule {
@@ -170,7 +170,12 @@ func resetting() []schedule {
 		client:   steps{ExpectStream(0, mib), Reset()},
 		endpoint: steps{SendUntilError(0)},
 		cause:    pump.CauseClientReset,
-	}, {
+	}}
+}
+
+// unread is what becomes of a side that closes without reading.
+func unread() []schedule {
+	return []schedule{{
 		name:     "endpoint_closes_with_a_question_unread",
 		client:   steps{Send("PING"), ExpectEnd(RESET)},
 		endpoint: steps{CloseUnread(4)},
@@ -190,7 +195,12 @@ func resetting() []schedule {
 		client:   steps{SendUntilError(0), Expect("413 too large")},
 		endpoint: steps{AwaitInput(1024), Send("413 too large"), CloseUnread(1024)},
 		cause:    pump.CauseEndpointReset,
-	}, {
+	}}
+}
+
+// halfClosedThenReset asks to notice a reset though nothing else moves.
+func halfClosedThenReset() []schedule {
+	return []schedule{{
 		name:     "client_half_closes_then_resets",
 		client:   steps{HalfClose(), After("seen"), Reset(), Tell("reset")},
 		endpoint: steps{ExpectEnd(EOF), Tell("seen"), After("reset"), AwaitReset(), SendFails()},

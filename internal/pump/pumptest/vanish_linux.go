@@ -5,7 +5,7 @@ import (
 	"time"
 
 	"legate/internal/pump"
-	. "legate/internal/testnet" //nolint:revive // a schedule should read as a sentence
+	. "legate/internal/testnet" //nolint:staticcheck // ST1001: a schedule should read as a sentence
 )
 
 var vanishing = map[string]func(*testing.T, New){
