@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"time"
 )
 
 func main() {
@@ -35,5 +36,5 @@ func testAll() error {
 		}
 	}
 	r := newReport(os.Stdout)
-	return errors.Join(r.test(rest), r.test(last), r.close(os.Getenv("CI") == "true"))
+	return errors.Join(r.test(rest, 5*time.Minute), r.test(last, 10*time.Minute), r.close(os.Getenv("CI") == "true"))
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"time"
 )
 
 // event is one line of `go test -json` (go doc test2json).
@@ -39,13 +40,14 @@ func newReport(out io.Writer) *report {
 	return &report{out: out, said: map[string][]string{}, bad: map[string]bool{}}
 }
 
-// test runs packages; its error says that some failed, or that they could not be run.
-func (r *report) test(packages []string) error {
+// test runs packages; its error says that some failed, or that they could not be run. A package that
+// is not done within limit prints what it is doing and fails.
+func (r *report) test(packages []string, limit time.Duration) error {
 	if len(packages) == 0 {
 		return nil
 	}
 	// -count=1: a cached pass knows nothing of engines, namespaces and other files that changed.
-	cmd := exec.Command("go", append([]string{"test", "-race", "-count=1", "-json", "-timeout", "15m"}, packages...)...)
+	cmd := exec.Command("go", append([]string{"test", "-race", "-count=1", "-json", "-timeout", limit.String()}, packages...)...)
 	cmd.Stderr = os.Stderr
 	lines, err := cmd.StdoutPipe()
 	if err != nil {
