@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -95,7 +96,10 @@ func TestAbstract_ServerRefusesOtherUsers(t *testing.T) {
 			return
 		}
 		defer c.Close()
-		fmt.Fprint(c, "GET /v1/snapshot HTTP/1.1\r\nHost: legate\r\n\r\n")
+		if err := c.SetDeadline(time.Now().Add(testnet.Patience)); err != nil {
+			t.Errorf("set deadline: %v", err)
+		}
+		fmt.Fprint(c, "GET /v1/snapshot HTTP/1.1\r\nHost: legate\r\nConnection: close\r\n\r\n")
 		if answer, _ := io.ReadAll(c); len(answer) > 0 {
 			t.Errorf("a stranger got %q", answer)
 		}
