@@ -1,6 +1,7 @@
 package endpoints
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -166,12 +167,12 @@ func TestCandidates_TellWhatIsKnown(t *testing.T) {
 		}
 		w.until(5 * time.Millisecond)
 		w.fail(tcp(1))
-		if c := w.candidate(one, tcp(1)); c.State != Failing || c.LastErr != errRefused || !c.Tried.Equal(time.Now()) {
+		if c := w.candidate(one, tcp(1)); c.State != Failing || !errors.Is(c.LastErr, errRefused) || !c.Tried.Equal(time.Now()) {
 			t.Errorf("after a failure: %+v", c)
 		}
 		w.until(7 * time.Millisecond)
 		w.pool.Report(tcp(1), nil)
-		if c := w.candidate(one, tcp(1)); c.State != Serving || c.LastErr != errRefused || !c.Tried.Equal(time.Now()) {
+		if c := w.candidate(one, tcp(1)); c.State != Serving || !errors.Is(c.LastErr, errRefused) || !c.Tried.Equal(time.Now()) {
 			t.Errorf("after a success: %+v", c)
 		}
 	})

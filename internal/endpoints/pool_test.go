@@ -143,7 +143,7 @@ func TestSet_AnswerIsRemembered(t *testing.T) {
 		}
 		lost := errors.New("the resolver does not answer")
 		w.pool.Set(one, spec.Answer{Endpoints: []spec.Endpoint{tcp(1)}, Err: lost, At: w.start})
-		if a := w.pool.Answer(one); len(a.Endpoints) != 1 || a.Err != lost || !a.At.Equal(w.start) {
+		if a := w.pool.Answer(one); len(a.Endpoints) != 1 || !errors.Is(a.Err, lost) || !a.At.Equal(w.start) {
 			t.Errorf("got %+v", a)
 		}
 	})

@@ -54,7 +54,7 @@ func optionsFrom(getenv func(string) string) (o options, err error) {
 type workload struct {
 	Name  string  `json:"name"`
 	Title string  `json:"title"`
-	Kind  kind    `json:"kind"`
+	Kind  kind    `json:"-"`
 	Conns int     `json:"connections"`
 	Count int64   `json:"count"` // requests, bytes or connections, in all
 	Unit  float64 `json:"unit"`  // so many of them is what a number stands for

@@ -40,6 +40,7 @@ type rowSum struct {
 	Note      string                `json:"note,omitempty"` // why there are no numbers
 	Version   string                `json:"version,omitempty"`
 	Command   string                `json:"command,omitempty"`
+	Config    string                `json:"config,omitempty"`
 	Workloads map[string]measureSum `json:"workloads,omitempty"`
 }
 
@@ -83,7 +84,7 @@ func (r *result) complete(rows []*contestant, rounds int) {
 		}
 	}
 	for _, c := range rows {
-		s := rowSum{Row: c.Name, Note: c.note, Command: c.commandLine, Workloads: map[string]measureSum{}}
+		s := rowSum{Row: c.Name, Note: c.note, Command: c.commandLine, Config: c.config, Workloads: map[string]measureSum{}}
 		if c.version != nil && c.commandLine != "" {
 			version, err := c.version()
 			if err != nil {

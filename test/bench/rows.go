@@ -16,6 +16,7 @@ type row struct {
 	// command makes the proxy's, listening on listen and leading to server,
 	// with dir for its files. Nil where there is no proxy.
 	command func(listen, server, dir string) (*exec.Cmd, error)
+	config  string // of the proxy, with places for the two addresses
 	// version asks the installed proxy.
 	version func() (string, error)
 }
@@ -30,7 +31,7 @@ const (
 func rows() []row {
 	return []row{
 		{Name: direct},
-		{Name: base, command: haproxy, version: haproxyVersion},
+		{Name: base, command: haproxy, config: haproxyConfig, version: haproxyVersion},
 		{Name: ours, command: legate, version: legateVersion},
 	}
 }

@@ -1,0 +1,76 @@
+package main
+
+import (
+	"bufio"
+	"os/exec"
+	"testing"
+	"time"
+)
+
+// What a process, a child that it waited for and a living child used up to a
+// moment is what the kernel charges in the end, when nothing runs after it.
+func TestCPUTime_CountsChildren(t *testing.T) {
+	const burn = `i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done; `
+	cmd := exec.CommandContext(t.Context(), "sh", "-c", burn+`sh -c '`+burn+`:'; sh -c '`+burn+`echo burnt; read go' <&0 & wait`)
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	_, readErr := bufio.NewReader(stdout).ReadString('\n')
+	got, err := cpuTime(cmd.Process.Pid)
+	stdin.Close()
+	_ = cmd.Wait() // the child's read fails at the end of its input
+	if readErr != nil || err != nil {
+		t.Fatal(readErr, err)
+	}
+	// Of three equal parts, none may be missing; ticks are 10 ms.
+	if want := cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime(); got < want*4/5 || got > want+20*time.Millisecond {
+		t.Errorf("counted %v, and the kernel charged %v", got, want)
+	}
+}
+
+func TestProcess_StopEndsIt(t *testing.T) {
+	for name, script := range map[string]string{"willing": "echo up; read x", "deaf": "trap '' TERM; echo up; read x"} {
+		t.Run(name, func(t *testing.T) {
+			cmd := exec.Command("sh", "-c", script)
+			if _, err := cmd.StdinPipe(); err != nil {
+				t.Fatal(err)
+			}
+			stdout, err := cmd.StdoutPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			p, err := start(cmd)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = bufio.NewReader(stdout).ReadString('\n')
+			p.stop()
+			if err != nil || p.cmd.ProcessState == nil {
+				t.Errorf("it is %v, after %v", p.cmd.ProcessState, err)
+			}
+		})
+	}
+}
+
+func TestProcess_AwaitSaysWhyItEnded(t *testing.T) {
+	p, err := start(exec.Command("sh", "-c", "echo no such option >&2; exit 2"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.stop()
+	addr, err := freeAddr()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.await(t.Context(), addr); err == nil || err.Error() != p.cmd.Path+" ended: no such option" {
+		t.Errorf("error %v", err)
+	}
+}
