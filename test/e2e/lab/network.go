@@ -3,7 +3,6 @@ package lab
 import (
 	"context"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 )
@@ -43,13 +42,11 @@ func (n network) plugIn(wire string, h *Host) []string {
 		"ip -n " + space + " addr add " + h.IP + "/24 dev eth0",
 		"ip -n " + space + " link set eth0 up",
 		"ip -n " + space + " link set lo up",
-		// Engine 20.10 refuses to start without a default route that names an interface.
-		"ip -n " + space + " route add default via 192.168.1.1 dev eth0",
 	}
 }
 
-// plug sets the bridge's end of a host's cable up or down. The host's own end keeps its carrier-less
-// state only as far as veth tells it: as with a switch in between, routes and addresses stay.
+// plug sets the bridge's end of a host's cable up or down: the host keeps its address and routes, so
+// that packets vanish and no connect fails at once.
 func (n network) plug(ctx context.Context, state, host string) error {
 	if _, err := run(ctx, "ip", "-n", n.space("net"), "link", "set", "p-"+host, state); err != nil {
 		return fmt.Errorf("set cable of host %s %s: %w", host, state, err)
@@ -63,7 +60,7 @@ func (n network) down(ctx context.Context) error {
 		return fmt.Errorf("list namespaces: %w", err)
 	}
 	for _, space := range spaces {
-		if _, err := run(ctx, "ip", "netns", "del", filepath.Base(space)); err != nil && !os.IsNotExist(err) {
+		if _, err := run(ctx, "ip", "netns", "del", filepath.Base(space)); err != nil {
 			return fmt.Errorf("delete namespace: %w", err)
 		}
 	}
