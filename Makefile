@@ -29,6 +29,7 @@ lint:
 	@test/setup/lint.sh
 
 bench: build
+	@test/setup/packages.sh haproxy
 	@go run ./test/bench
 
 # Legate is cross-compiled by Go, so the same Dockerfile serves every engine: this classic build and

@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# Installs the Debian or Ubuntu packages that the test suite needs and this machine lacks. Where it
-# may not (no root, another system) it names them and succeeds: the suite runs what it can and lists
-# the rest. Instant when nothing is missing.
+# packages.sh [COMMAND...]
+# Installs the Debian or Ubuntu packages that the test suite needs and this machine lacks, or of them
+# only those that bring the named commands. Where it may not (no root, another system) it names them
+# and succeeds: the suite runs what it can and lists the rest. Instant when nothing is missing.
 set -euo pipefail
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
+only=" $* "
 
 # What must be there (a command, or a file), the package that brings it, and what the suite does
 # with it. Commands decide, not packages: someone who has docker-ce must not get docker.io on top.
@@ -37,6 +39,7 @@ present() {
 missing() {
 	local what package why
 	while IFS='|' read -r what package why; do
+		case $only in '  ' | *" $what "*) ;; *) continue ;; esac
 		present "$what" || printf '%s|%s|%s\n' "$what" "$package" "$why"
 	done < <(needs)
 }
@@ -87,7 +90,7 @@ list=$(missing)
 packages=$(cut -d'|' -f2 <<<"$list" | sort -u | tr '\n' ' ')
 
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-	echo "setup: missing on this machine, so the tests that need them are skipped:"
+	echo "setup: missing on this machine, so what needs them is left out:"
 	while IFS='|' read -r what package why; do echo "  $what ($package): $why"; done <<<"$list"
 	echo "setup: as root on Debian or Ubuntu this would install them: apt-get install $packages"
 	exit 0
@@ -96,7 +99,7 @@ fi
 echo "setup: installing with apt-get, without starting any service:"
 while IFS='|' read -r what package why; do echo "  $package: $why"; done <<<"$list"
 # shellcheck disable=SC2086
-install $packages || echo "setup: apt-get failed; the suite goes on with what is there"
+install $packages || echo "setup: apt-get failed; it goes on with what is there"
 
 list=$(missing)
 [ -z "$list" ] || echo "setup: still missing: $(cut -d'|' -f1 <<<"$list" | tr '\n' ' ')"
