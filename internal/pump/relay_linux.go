@@ -129,6 +129,8 @@ func (r *relay) carry(dst, src *side, n *atomic.Uint64) {
 	c := &copier{dst: dst, src: src, n: n, buffers: &r.f.a.e.buffers}
 	err := c.run()
 	switch {
+	case err == nil && src.wasReset():
+		r.broke(src, ErrReset)
 	case err == nil && src.broken.Load() == nil:
 		r.passEnd(dst, src)
 	case err == nil, isDeadline(err):
@@ -150,7 +152,8 @@ func (r *relay) passEnd(dst, src *side) {
 		r.interrupt()
 		return
 	}
-	if src.raw != nil && src.await(hasError) == nil {
+	src.ended.Store(true)
+	if src.broken.Load() == nil && src.raw != nil && src.await(hasError) == nil {
 		r.broke(src, ErrReset)
 	}
 }
@@ -167,8 +170,8 @@ func (r *relay) broke(s *side, err error) {
 	other := r.other(s)
 	_ = other.conn.SetReadDeadline(aLongTimeAgo)
 	_ = s.conn.SetWriteDeadline(aLongTimeAgo)
-	if vanished(err) {
-		s.interrupt()
+	if vanished(err) || s.ended.Load() {
+		s.interrupt() // nothing more comes from it
 	}
 }
 

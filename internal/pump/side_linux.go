@@ -30,6 +30,8 @@ type side struct {
 	// onward is true while what was read from here is being written on. Nobody
 	// waits for this side then, and its reset is found by the sweep.
 	onward atomic.Bool
+	shut   atomic.Bool // we said that we are done sending
+	ended  atomic.Bool // its end of file was passed on
 	// broken says that the connection did not end in order, and why. What the
 	// peer sent before stays to be delivered; then the other side is reset.
 	broken atomic.Pointer[breakage]
@@ -79,6 +81,7 @@ func (s *side) breakWith(err error, vanished bool) bool {
 }
 
 func (s *side) closeWrite() error {
+	s.shut.Store(true)
 	if c, ok := s.conn.(interface{ CloseWrite() error }); ok {
 		return c.CloseWrite()
 	}
@@ -108,6 +111,10 @@ func isClosed(fd uintptr) bool {
 	info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
 	return err == nil && info.State == tcpClose
 }
+
+// wasReset tells, at an end of file, whether it stands for a reset whose error
+// was reported to a write: TCP is closed although we never said FIN.
+func (s *side) wasReset() bool { return !s.shut.Load() && s.check(isClosed) }
 
 // hasEnded tells whether the peer has said FIN or RST.
 func hasEnded(fd uintptr) bool {
