@@ -1,6 +1,7 @@
 package testnet
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -543,7 +544,11 @@ func named(err error) error {
 	return errors.New(Name(err))
 }
 
-func isTimeout(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded) }
+// isTimeout tells whether a deadline of ours passed; package net has two errors
+// for that.
+func isTimeout(err error) bool {
+	return errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded)
+}
 
 func short(text string) string {
 	if len(text) > 40 {

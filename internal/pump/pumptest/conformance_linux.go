@@ -111,7 +111,7 @@ func (d directViews) of(t *testing.T, network string, s schedule) views {
 	var all sync.WaitGroup
 	for i := range runs {
 		server := testnet.Listen(t, network)
-		all.Go(func() { runs[i], errs[i] = play(s, server.String(), server) })
+		all.Go(func() { runs[i], errs[i] = play(s, server.String(), server, func() {}) })
 	}
 	all.Wait()
 	if err := errors.Join(errs[:]...); err != nil {
@@ -131,7 +131,7 @@ func through(t *testing.T, newEngine New, p pair, s schedule) views {
 	t.Helper()
 	server := testnet.Listen(t, p.endpoint)
 	r := start(t, newEngine, setup{network: p.client}, always(to(server)))
-	v, err := play(s, r.addr, server)
+	v, err := play(s, r.addr, server, func() { r.isConnected(1) })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -139,7 +139,9 @@ func through(t *testing.T, newEngine New, p pair, s schedule) views {
 	return v
 }
 
-func play(s schedule, addr string, server *testnet.Server) (views, error) {
+// play runs the schedule once the two sides are connected and ready returned:
+// the kernel completes a connect before the one who asked for it hears of it.
+func play(s schedule, addr string, server *testnet.Server, ready func()) (views, error) {
 	c, err := testnet.DialErr(addr)
 	if err != nil {
 		return views{}, err
@@ -149,6 +151,7 @@ func play(s schedule, addr string, server *testnet.Server) (views, error) {
 		c.Close()
 		return views{}, err
 	}
+	ready()
 	signals := new(testnet.Signals)
 	client, endpoint := testnet.NewPeer("client", c, signals), testnet.NewPeer("endpoint", e, signals)
 	err = testnet.PlayErr(testnet.Part{Peer: client, Steps: s.client}, testnet.Part{Peer: endpoint, Steps: s.endpoint})
