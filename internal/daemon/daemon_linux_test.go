@@ -1,0 +1,355 @@
+package daemon
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"legate/internal/control"
+	"legate/internal/spec"
+	"legate/internal/testnet"
+)
+
+// running is a daemon under test.
+type running struct {
+	*Daemon
+	stop  context.CancelFunc
+	ended chan error
+}
+
+// start runs a daemon until the test ends, and returns when it is ready.
+func start(t *testing.T, cfg Config) *running {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	ready := make(chan struct{})
+	cfg.Ready = func(string) { close(ready) }
+	if cfg.Control == "" {
+		cfg.Control = control.Off
+	}
+	r := &running{Daemon: New(cfg), stop: cancel, ended: make(chan error, 1)}
+	go func() { r.ended <- r.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		r.Cut()
+		select {
+		case err := <-r.ended:
+			if err != nil {
+				t.Errorf("run: %v", err)
+			}
+		case <-time.After(testnet.Patience):
+			t.Error("the daemon does not end")
+		}
+	})
+	select {
+	case <-ready:
+	case err := <-r.ended:
+		t.Fatalf("run: %v", err)
+	}
+	return r
+}
+
+// say answers each line with the server's name.
+func say(name string) func(net.Conn) {
+	return func(c net.Conn) {
+		for s := bufio.NewScanner(c); s.Scan(); {
+			fmt.Fprintf(c, "%s\n", name)
+		}
+	}
+}
+
+// client is a connection that can ask again and again.
+type client struct {
+	t *testing.T
+	net.Conn
+	r *bufio.Reader
+}
+
+func connect(t *testing.T, address string) *client {
+	t.Helper()
+	c := testnet.Dial(t, address)
+	if err := c.SetDeadline(time.Now().Add(testnet.Patience)); err != nil {
+		t.Fatal(err)
+	}
+	return &client{t, c, bufio.NewReader(c)}
+}
+
+func (c *client) ask() (string, error) {
+	if _, err := io.WriteString(c, "who?\n"); err != nil {
+		return "", err
+	}
+	answer, err := c.r.ReadString('\n')
+	return strings.TrimSpace(answer), err
+}
+
+func (c *client) want(name string) {
+	c.t.Helper()
+	if got, err := c.ask(); err != nil || got != name {
+		c.t.Errorf("got %q, %v, want %q", got, err, name)
+	}
+}
+
+func wantFrom(t *testing.T, address, name string) {
+	t.Helper()
+	c := connect(t, address)
+	defer c.Close()
+	c.want(name)
+}
+
+// socket is a place to listen that no other process takes.
+func socket(t *testing.T) string { return "unix:" + testnet.SocketPath(t) }
+
+func swap(t *testing.T, d *running, r control.SwapRequest) control.SwapReply {
+	t.Helper()
+	reply, err := d.Swap(t.Context(), r)
+	if err != nil {
+		t.Fatalf("swap %s to %s: %v", r.Link, r.Target, err)
+	}
+	return reply
+}
+
+// client -> near -> far -> server, all in this process.
+func TestDaemon_TwoInOneProcess(t *testing.T) {
+	testnet.CheckLeaks(t)
+	blue, green := testnet.Serve(t, "tcp4", say("blue")), testnet.Serve(t, "tcp4", say("green"))
+	a, b := socket(t), socket(t)
+	places := control.Places{Dirs: []string{filepath.Dir(testnet.SocketPath(t))}}
+	far := start(t, Config{Links: parseLinks(t, b+"="+blue.String()+";name=hello"), Control: "far", Places: places})
+	start(t, Config{Links: parseLinks(t, a+"="+b+";name=hello"), Control: "near", Places: places})
+	wantFrom(t, a, "blue")
+	swap(t, far, control.SwapRequest{Link: "hello", Target: green.String()})
+	wantFrom(t, a, "green")
+	for name, target := range map[string]string{"near": b, "far": green.String()} {
+		c, err := control.Find(t.Context(), name, places)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := c.Snapshot(t.Context())
+		if err != nil || s.Instance != name || s.Links[0].Target != target || (s.Links[0].Override != nil) != (name == "far") {
+			t.Errorf("%s says %+v, %v; want target %s", name, s, err, target)
+		}
+	}
+}
+
+func TestDaemon_BadArgumentStartsNothing(t *testing.T) {
+	good, taken := socket(t), testnet.Serve(t, "unix", say("other"))
+	for name, links := range map[string][]string{
+		"taken":   {good + "=127.0.0.1:1", taken.String() + "=127.0.0.1:1"},
+		"nowhere": {good + "=127.0.0.1:1", "192.0.2.7:80=127.0.0.1:1"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			testnet.CheckLeaks(t)
+			ready := func(string) { t.Error("it was ready") }
+			err := New(Config{Links: parseLinks(t, links...), Control: control.Off, Ready: ready}).Run(t.Context())
+			u, ok := errors.AsType[*spec.UserError](err)
+			if !ok || u.Hint == "" || !strings.HasPrefix(u.What, "open link ") {
+				t.Errorf("got %v, want an error with a hint", err)
+			}
+			if _, err := testnet.DialErr(good); err == nil {
+				t.Error("the good link listens")
+			}
+		})
+	}
+	wantFrom(t, taken.String(), "other")
+}
+
+func TestDaemon_BadLinkOfAnOriginIsAloneInError(t *testing.T) {
+	blue, taken, good := testnet.Serve(t, "tcp4", say("blue")), testnet.Serve(t, "unix", say("other")), socket(t)
+	d := start(t, Config{Origins: []Origin{
+		Static{Links: parseLinks(t, taken.String()+"="+blue.String()+";name=bad", good+"="+blue.String()), Warnings: []string{"one is misspelt"}},
+		Static{Links: parseLinks(t, good+"=127.0.0.1:1;name=late")},
+	}})
+	wantFrom(t, good, "blue")
+	testnet.Eventually(t, testnet.Patience, func() bool { return len(d.Snapshot().Warnings) == 1 })
+	states := map[string]spec.LinkState{}
+	for _, l := range d.Snapshot().Links {
+		states[l.Name] = l.State
+		if l.State == spec.StateError && l.Error == "" {
+			t.Errorf("%s does not say why", l.Name)
+		}
+	}
+	if states["bad"] != spec.StateError || states["late"] != spec.StateError || states[good] != spec.StateUp {
+		t.Errorf("states are %v", states)
+	}
+	_, err := d.Swap(t.Context(), control.SwapRequest{Link: "bad", Target: "127.0.0.1:2"})
+	if err == nil || !strings.HasPrefix(err.Error(), "open link bad: ") {
+		t.Errorf("swap of a link in error: %v", err)
+	}
+}
+
+// changing is an origin that a test drives.
+type changing chan []spec.Link
+
+func (c changing) Watch(ctx context.Context, set func([]spec.Link, []string)) error {
+	for {
+		select {
+		case links, ok := <-c:
+			if !ok {
+				return errors.New("its source broke")
+			}
+			set(links, nil)
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func TestDaemon_FollowsItsOrigins(t *testing.T) {
+	testnet.CheckLeaks(t)
+	blue, green := testnet.Serve(t, "tcp4", say("blue")), testnet.Serve(t, "tcp4", say("green"))
+	first, second := socket(t), socket(t)
+	origin := make(changing)
+	d := start(t, Config{Origins: []Origin{origin}})
+	origin <- parseLinks(t, first+"="+blue.String())
+	live := eventuallyServed(t, first)
+	live.want("blue")
+	// A link with another target keeps its connections, a new one opens.
+	origin <- parseLinks(t, first+"="+green.String(), second+"="+blue.String())
+	wantFrom(t, second, waitServed(t, second, "blue"))
+	live.want("blue")
+	wantFrom(t, first, "green")
+	// One that is gone stops listening.
+	origin <- parseLinks(t, second+"="+blue.String())
+	testnet.Eventually(t, testnet.Patience, func() bool { return !accepts(first) })
+	live.want("blue")
+	// An origin that ends leaves its links, and says so.
+	close(origin)
+	testnet.Eventually(t, testnet.Patience, func() bool { return len(d.Snapshot().Warnings) == 1 })
+	wantFrom(t, second, "blue")
+	if w := d.Snapshot().Warnings; w[0] != "its source broke" {
+		t.Errorf("warnings are %q", w)
+	}
+}
+
+func accepts(address string) bool {
+	c, err := testnet.DialErr(address)
+	if err == nil {
+		c.Close()
+	}
+	return err == nil
+}
+
+func eventuallyServed(t *testing.T, address string) *client {
+	t.Helper()
+	testnet.Eventually(t, testnet.Patience, func() bool { return accepts(address) })
+	return connect(t, address)
+}
+
+// waitServed returns the name when somebody listens.
+func waitServed(t *testing.T, address, name string) string {
+	t.Helper()
+	eventuallyServed(t, address).Close()
+	return name
+}
+
+func TestDaemon_SwapReturnsWhenLiveConnectionsAreAsAsked(t *testing.T) {
+	testnet.CheckLeaks(t)
+	blue, green := testnet.Serve(t, "tcp4", say("blue")), testnet.Serve(t, "tcp4", say("green"))
+	a := socket(t)
+	d := start(t, Config{Links: parseLinks(t, a+"="+blue.String()+";name=db")})
+
+	kept := connect(t, a)
+	kept.want("blue")
+	reply := swap(t, d, control.SwapRequest{Link: "db", Target: green.String(), Live: control.LiveKeep})
+	if reply.Former != blue.String() || reply.Target != green.String() || reply.Override == nil || reply.Kept != "" {
+		t.Errorf("reply is %+v", reply)
+	}
+	kept.want("blue")
+
+	cut := connect(t, a)
+	cut.want("green")
+	swap(t, d, control.SwapRequest{Link: "db", Undo: true, Live: control.LiveCut})
+	if n := d.Snapshot().Links[0].Counters.Current; n != 1 {
+		t.Errorf("%d live connections after --cut, want only the one to blue", n)
+	}
+	if _, err := cut.ask(); err == nil {
+		t.Error("a connection to the former target is alive after --cut")
+	}
+
+	// Drain waits for the client, not for its time.
+	done := make(chan error, 1)
+	go func() {
+		_, err := d.Swap(t.Context(), control.SwapRequest{Link: "db", Target: green.String(), Live: control.LiveDrain, Within: control.Duration(time.Hour)})
+		done <- err
+	}()
+	testnet.Eventually(t, testnet.Patience, func() bool { return d.Snapshot().Links[0].Target == green.String() })
+	kept.want("blue")
+	select {
+	case err := <-done:
+		t.Errorf("swap returned %v while a connection was live", err)
+	default:
+	}
+	kept.Close()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestDaemon_SwapToItsOwnTargetIsNoOverride(t *testing.T) {
+	blue := testnet.Serve(t, "tcp4", say("blue"))
+	a := socket(t)
+	d := start(t, Config{Links: parseLinks(t, a+"="+blue.String()+";name=db")})
+	if reply := swap(t, d, control.SwapRequest{Link: "db", Target: blue.String()}); reply.Override != nil {
+		t.Errorf("override is %+v", reply.Override)
+	}
+}
+
+// A directory that cannot be written: the verb fails, and nothing changed.
+func TestDaemon_SwapThatCannotBeSavedChangesNothing(t *testing.T) {
+	blue := testnet.Serve(t, "tcp4", say("blue"))
+	a, dir := socket(t), filepath.Join(t.TempDir(), "state")
+	d := start(t, Config{Links: parseLinks(t, a+"="+blue.String()+";name=db"), StateDir: dir})
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Swap(t.Context(), control.SwapRequest{Link: "db", Target: "127.0.0.1:1"}); err == nil {
+		t.Error("it was saved")
+	}
+	wantFrom(t, a, "blue")
+	if s := d.Snapshot().Links[0]; s.Override != nil || s.Target != blue.String() {
+		t.Errorf("status is %+v", s)
+	}
+}
+
+func TestDaemon_DrainsAndThenCuts(t *testing.T) {
+	blue := testnet.Serve(t, "tcp4", say("blue"))
+	for name, c := range map[string]struct {
+		drain time.Duration
+		leave func(*running, *client)
+		alive bool // until it leaves
+	}{
+		"the client ends":  {time.Hour, func(_ *running, c *client) { c.Close() }, true},
+		"a second signal":  {time.Hour, func(d *running, _ *client) { d.Cut() }, true},
+		"its time is over": {10 * time.Millisecond, func(*running, *client) {}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			testnet.CheckLeaks(t)
+			a := socket(t)
+			d := start(t, Config{Links: parseLinks(t, a+"="+blue.String()), Drain: c.drain})
+			live := connect(t, a)
+			defer live.Close()
+			live.want("blue")
+			d.stop()
+			testnet.Eventually(t, testnet.Patience, func() bool { return !accepts(a) })
+			if c.alive {
+				live.want("blue")
+				if _, err := d.Swap(t.Context(), control.SwapRequest{Link: a, Undo: true}); err == nil || err.Error() != "legate is stopping" {
+					t.Errorf("a swap while stopping: %v", err)
+				}
+			}
+			c.leave(d, live)
+			err := <-d.ended
+			d.ended <- err
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}

@@ -1,0 +1,126 @@
+package daemon
+
+import (
+	"errors"
+	"maps"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"legate/internal/spec"
+)
+
+func openTestState(t *testing.T, dir string) *state {
+	t.Helper()
+	s, err := openState(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.close)
+	return s
+}
+
+func TestState_SurvivesARestart(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "made", "for it")
+	want := map[string]spec.Override{
+		"db":   {Target: "b:1", Base: "1=a:1", When: time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)},
+		"80":   {Target: "unix:/run/x", Base: "80=web:80", When: time.Date(2026, 1, 2, 3, 4, 5, 7, time.UTC)},
+		"gone": {Target: "c:1", Base: "2=a:1", When: time.Date(2026, 1, 2, 3, 4, 5, 8, time.UTC)},
+	}
+	s := openTestState(t, dir)
+	for name, o := range want {
+		if err := s.set(name, &o); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.set("gone", nil); err != nil {
+		t.Fatal(err)
+	}
+	delete(want, "gone")
+	s.close()
+	if d := cmp.Diff(want, openTestState(t, dir).overrides); d != "" {
+		t.Errorf("after a restart (-want +got)\n%s", d)
+	}
+	left, err := filepath.Glob(filepath.Join(dir, "*"))
+	if err != nil || len(left) != 2 {
+		t.Errorf("files left: %v, %v; want the state and its lock", left, err)
+	}
+}
+
+func TestState_BelongsToOneInstance(t *testing.T) {
+	dir := t.TempDir()
+	first := openTestState(t, dir)
+	_, err := openState(dir)
+	u, ok := errors.AsType[*spec.UserError](err)
+	if !ok || !strings.Contains(u.What, dir) || u.Hint == "" {
+		t.Errorf("got %v, want an error that names %s", err, dir)
+	}
+	first.close()
+	openTestState(t, dir)
+}
+
+func TestState_KeepsADamagedFileForWhoWantsToMendIt(t *testing.T) {
+	for name, text := range map[string]string{
+		"cut off": `{"version":1,"overrides":{"db":`,
+		"empty":   "",
+		"newer":   `{"version":2,"overrides":{}}`,
+		"types":   `{"version":1,"overrides":{"db":"b:1"}}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			path := filepath.Join(dir, stateFile)
+			if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			s := openTestState(t, dir)
+			if s.damaged == nil || !strings.Contains(s.damaged.Error(), path) {
+				t.Errorf("it says %v, want the path", s.damaged)
+			}
+			if len(s.overrides) != 0 {
+				t.Errorf("it read %v", s.overrides)
+			}
+			if err := s.set("db", &spec.Override{Target: "b:1"}); err != nil {
+				t.Fatal(err)
+			}
+			if got, err := os.ReadFile(path + ".damaged"); err != nil || string(got) != text {
+				t.Errorf("the damaged file holds %q, %v", got, err)
+			}
+		})
+	}
+}
+
+// What cannot be written must not be in force either: after a restart it would
+// be gone without a word.
+func TestState_ChangesNothingWhenItCannotBeSaved(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "state")
+	s := openTestState(t, dir)
+	if err := s.set("db", &spec.Override{Target: "a:1"}); err != nil {
+		t.Fatal(err)
+	}
+	before := maps.Clone(s.overrides)
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.set("db", &spec.Override{Target: "b:1"}); err == nil {
+		t.Error("it was saved in a directory that is gone")
+	}
+	if d := cmp.Diff(before, s.overrides); d != "" {
+		t.Errorf("(-want +got)\n%s", d)
+	}
+}
+
+func TestState_SaysThatItsDirectoryIsUnusable(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err := openState(filepath.Join(file, "dir"))
+	u, ok := errors.AsType[*spec.UserError](err)
+	if !ok || !strings.Contains(u.What, file) || !strings.Contains(u.Hint, "--state-dir") {
+		t.Errorf("got %v", err)
+	}
+}
