@@ -104,12 +104,14 @@ func (r *runCommand) forward(first, second context.Context, c *cobra.Command, ar
 		return err
 	}
 	log := r.logger(r.process.Stderr)
-	for _, w := range append(unknownVariables(r.process, c.Flags()), wanted.notes...) {
+	unknown := unknownVariables(r.process, c.Flags())
+	for _, w := range append(wanted.notes, unknown...) {
 		log.Warn(w)
 	}
 	d := daemon.New(daemon.Config{
 		Links:          wanted.links,
 		Origins:        wanted.origins,
+		Warnings:       unknown,
 		Control:        r.control,
 		Places:         control.DefaultPlaces(r.process.getenv),
 		StateDir:       r.stateDir,

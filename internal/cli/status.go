@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"legate/internal/control"
 	"legate/internal/spec"
 )
 
@@ -81,10 +82,7 @@ func onlyLink(links []spec.LinkStatus, name string) ([]spec.LinkStatus, error) {
 		}
 		names = append(names, l.Name)
 	}
-	if len(names) == 0 {
-		return nil, spec.Errorf("see why there are none: legate status", "no link is named %s", name)
-	}
-	return nil, spec.Errorf("links: "+strings.Join(names, ", "), "no link is named %s", name)
+	return nil, control.NoLink(name, names)
 }
 
 // report writes a snapshot for people.

@@ -108,12 +108,14 @@ func (s *swapCommand) tell(r control.SwapRequest, done control.SwapReply) {
 		return
 	}
 	fmt.Fprintf(w, "%s goes to %s now, before: %s\n", done.Link, done.Target, done.Former)
-	switch r.Live {
-	case control.LiveKeep:
+	switch {
+	case done.UDP:
+		fmt.Fprintln(w, "sessions go there with their next datagram")
+	case r.Live == control.LiveKeep:
 		fmt.Fprintln(w, "live connections stay where they are")
-	case control.LiveDrain:
+	case r.Live == control.LiveDrain:
 		fmt.Fprintf(w, "former connections ended, or were cut after %s\n", time.Duration(r.Within))
-	case control.LiveCut:
+	case r.Live == control.LiveCut:
 		fmt.Fprintln(w, "former connections were cut")
 	}
 	if done.Override == nil {

@@ -12,6 +12,7 @@ package control
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"legate/internal/spec"
@@ -56,9 +57,24 @@ type SwapReply struct {
 	Target   string         `json:"target"`             // in force now
 	Former   string         `json:"former"`             // in force before
 	Override *spec.Override `json:"override,omitempty"` // nil: as configured
+	UDP      bool           `json:"udp,omitempty"`      // its sessions move with their next datagram, whatever Live says
 	// Kept is the state file that will bring the override back after a
 	// restart; empty when it ends with the process.
 	Kept string `json:"kept,omitempty"`
+}
+
+// NoLink is the error for a name that none of the links has. It suggests the
+// one that was meant, or lists the first few.
+func NoLink(name string, links []string) error {
+	hint := "see why there are no links: legate status"
+	if near := spec.Suggest(name, links); near != "" {
+		hint = "did you mean " + near + "?"
+	} else if len(links) > 10 {
+		hint = fmt.Sprintf("links: %s and %d more; see legate status", strings.Join(links[:10], ", "), len(links)-10)
+	} else if len(links) > 0 {
+		hint = "links: " + strings.Join(links, ", ")
+	}
+	return spec.Errorf(hint, "no link is named %s", name)
 }
 
 // Duration is a time.Duration that JSON shows as people write it, "30s".

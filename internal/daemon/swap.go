@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 	"syscall"
 	"time"
 
@@ -18,7 +17,7 @@ import (
 // control.Instance.
 func (d *Daemon) Swap(ctx context.Context, r control.SwapRequest) (control.SwapReply, error) {
 	reply, err := d.override(r)
-	if err != nil || r.Live == control.LiveKeep {
+	if err != nil || r.Live == control.LiveKeep || reply.UDP {
 		return reply, err
 	}
 	within := time.Duration(0)
@@ -42,7 +41,7 @@ func (d *Daemon) override(r control.SwapRequest) (control.SwapReply, error) {
 	if !ok {
 		return d.forget(r)
 	}
-	reply := control.SwapReply{Link: l.Name, Former: d.targetOf(l.Name)}
+	reply := control.SwapReply{Link: l.Name, Former: d.targetOf(l.Name), UDP: l.Listen.Protocol == spec.UDP}
 	if err := d.failed[l.Name]; err != nil {
 		return reply, openError(l, err)
 	}
@@ -92,11 +91,7 @@ func newOverride(r control.SwapRequest, l spec.Link) (*spec.Override, error) {
 func (d *Daemon) forget(r control.SwapRequest) (control.SwapReply, error) {
 	o, ok := d.state.overrides[r.Link]
 	if !ok || !r.Undo {
-		hint := "links: " + strings.Join(d.plan.names(), ", ")
-		if len(d.plan.links) == 0 {
-			hint = "see why there are none: legate status"
-		}
-		return control.SwapReply{}, spec.Errorf(hint, "no link is named %s", r.Link)
+		return control.SwapReply{}, control.NoLink(r.Link, d.plan.names())
 	}
 	if err := d.state.set(r.Link, nil); err != nil {
 		return control.SwapReply{}, err
