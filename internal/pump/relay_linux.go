@@ -188,8 +188,33 @@ func (r *relay) interrupt() {
 	r.endpoint.interrupt()
 }
 
+// deliver waits until each side has taken what was written to it, however long
+// that is: of a closed socket the kernel throws the rest away when the reader
+// has stopped for minutes (tcp_probe_timer in net/ipv4/tcp_timer.c). A cut, a
+// reset or a vanished host ends it.
+func (r *relay) deliver() {
+	for pause := time.Millisecond; r.first.Load() == nil; pause = min(2*pause, time.Second) {
+		if !r.client.hasUndelivered() && !r.endpoint.hasUndelivered() {
+			return
+		}
+		select {
+		case <-r.f.ctx.Done():
+			return
+		case <-time.After(pause):
+		}
+		for _, s := range []*side{r.client, r.endpoint} {
+			if s.check(hasError) {
+				r.broke(s, ErrReset)
+			}
+		}
+	}
+}
+
 // finish closes both sides the way the flow ended.
 func (r *relay) finish() *Result {
+	if r.first.Load() == nil {
+		r.deliver()
+	}
 	s := r.first.Load()
 	if err := context.Cause(r.f.ctx); err != nil {
 		abort(r.client.conn)

@@ -145,6 +145,12 @@ func unsent(fd uintptr) int {
 	return n
 }
 
+// hasUndelivered tells whether more than our FIN waits to be acknowledged by a
+// peer that is still there. On a unix socket what was written has arrived.
+func (s *side) hasUndelivered() bool {
+	return s.tcp && s.check(func(fd uintptr) bool { return unsent(fd) > 1 && !isClosed(fd) })
+}
+
 // check evaluates f on the socket; without one it is false.
 func (s *side) check(f func(fd uintptr) bool) (ok bool) {
 	if s.raw == nil {

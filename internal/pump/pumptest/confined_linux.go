@@ -25,6 +25,7 @@ var confined = map[string]func(*testing.T, New){
 	"descriptors_are_kept_in_reserve":  descriptorsInReserve,
 	"accepting_recovers_from_shortage": acceptingRecovers,
 	"dialling_says_shortage":           diallingSaysShortage,
+	"stopped_reader_outlives_the_end":  stoppedReaderOutlivesTheEnd,
 }
 
 // With one port to choose from, a connect to it meets itself (RFC 9293, 3.5,
@@ -222,6 +223,29 @@ func diallingSaysShortage(t *testing.T, newEngine New) {
 		taken.free(len(taken))
 		r.flow(1).Wake()
 		run(t, client, Send("PING"), Expect("PING"), Close())
+		r.endedWith(1, pump.CauseEOF)
+	})
+}
+
+// Both sides have said that they are done, but the client has not read all of
+// it. A socket that is closed then is the kernel's, which gives up on a closed
+// window when its pause between probes has reached the maximum: minutes, here
+// a second (tcp_probe_timer in net/ipv4/tcp_timer.c).
+func stoppedReaderOutlivesTheEnd(t *testing.T, newEngine New) {
+	Child{OwnNet: true}.Run(t, func() {
+		for name, value := range map[string]string{"tcp_rto_max_ms": "1000", "tcp_orphan_retries": "1"} {
+			if err := os.WriteFile("/proc/sys/net/ipv4/"+name, []byte(value), 0); err != nil {
+				Skip(t, "the kernel cannot be hurried: "+err.Error())
+			}
+		}
+		server := Listen(t, "tcp4")
+		r := start(t, newEngine, setup{}, always(to(server)))
+		client := r.dial()
+		endpoint := accept(t, server)
+		const fits = 100 << 10 // in one socket's buffer, not in the client's
+		run(t, client, Shrink(), HalfClose())
+		run(t, endpoint, ExpectEnd(EOF), SendStream(1, fits), Close())
+		run(t, client, Pause(6*time.Second), ExpectStream(1, fits), ExpectEnd(EOF), Close())
 		r.endedWith(1, pump.CauseEOF)
 	})
 }

@@ -20,6 +20,8 @@ var ending = map[string]func(*testing.T, New){
 	"cut_resets_both_sides":             cutResetsBothSides,
 	"cut_of_a_stuck_flow":               cutOfAStuckFlow,
 	"cut_during_a_dial":                 cutDuringADial,
+	"cut_while_the_end_is_delivered":    cutWhileTheEndIsDelivered,
+	"reset_while_the_end_is_delivered":  resetWhileTheEndIsDelivered,
 	"cut_without_cause":                 cutWithoutCause,
 	"close_cuts_every_flow":             closeCutsEveryFlow,
 	"reset_waits_a_second_for_delivery": resetWaitsASecond,
@@ -121,6 +123,33 @@ func cutDuringADial(t *testing.T, newEngine New) {
 			t.Errorf("the cut took %v", took)
 		}
 	}
+}
+
+// delivering is a flow whose sides have said that they are done, while the
+// client has not read all of it.
+func delivering(t *testing.T, newEngine New) (*rig, *Peer) {
+	t.Helper()
+	server := Listen(t, "tcp4")
+	r := start(t, newEngine, setup{}, always(to(server)))
+	client := r.dial()
+	const fits = 100 << 10 // in one socket's buffer, not in the client's
+	run(t, client, Shrink(), HalfClose())
+	run(t, accept(t, server), ExpectEnd(EOF), SendStream(1, fits), AwaitSent(), Close())
+	run(t, client, AwaitInput(1))
+	return r, client
+}
+
+func cutWhileTheEndIsDelivered(t *testing.T, newEngine New) {
+	r, client := delivering(t, newEngine)
+	r.flow(1).Cut(errGiveUp)
+	run(t, client, AwaitReset())
+	r.endedWith(1, pump.CauseCut)
+}
+
+func resetWhileTheEndIsDelivered(t *testing.T, newEngine New) {
+	r, client := delivering(t, newEngine)
+	run(t, client, Reset())
+	r.endedWith(1, pump.CauseClientReset)
 }
 
 func cutWithoutCause(t *testing.T, newEngine New) {
