@@ -12,6 +12,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 )
 
 func env(list map[string]string) func(string) string {
@@ -85,6 +86,16 @@ func TestLoad_DoesWhatItSays(t *testing.T) {
 		if w.Kind != kindBulk && (r.P50 <= 0 || r.P99 < r.P50 || r.P99 > r.Wall) {
 			t.Errorf("%q: %+v", w.Kind, r)
 		}
+	}
+}
+
+func TestPercentile(t *testing.T) {
+	var list []time.Duration
+	for i := range 101 {
+		list = append(list, time.Duration(i))
+	}
+	if at(list, 50) != 50 || at(list, 99) != 99 || at(list[:1], 99) != 0 || at(nil, 50) != 0 {
+		t.Errorf("p50 %d, p99 %d", at(list, 50), at(list, 99))
 	}
 }
 
@@ -188,7 +199,7 @@ func TestGate(t *testing.T) {
 
 func example() *result {
 	r := newResult(options{Rounds: 2}, workloads(false))
-	list := []*contestant{{row: row{Name: direct}}, {row: row{Name: base}}, {row: row{Name: ours}}, {row: row{Name: "gone"}, note: "not <installed>"}}
+	list := []*contestant{{row: row{Name: direct}}, {row: row{Name: base}}, {row: row{Name: "<new> & old"}}, {row: row{Name: "gone"}, note: "not <installed>"}}
 	for i, c := range list[:3] {
 		for _, w := range r.Workloads {
 			for round := 1; round <= 2; round++ {

@@ -49,7 +49,7 @@ func (r *result) plot() []byte {
 }
 
 func (r *result) caption() string {
-	s := fmt.Sprintf("%s, %d rounds, median and quartiles, %d cores, Linux %s", r.Date.Format("2006-01-02"), r.Rounds, r.Machine.Cores, r.Machine.Kernel)
+	s := fmt.Sprintf("%s, %s, median and quartiles, %d cores, Linux %s", r.Date.Format("2006-01-02"), r.roundText(), r.Machine.Cores, r.Machine.Kernel)
 	if r.Quick {
 		s += ", QUICK: not for comparing"
 	}

@@ -11,7 +11,8 @@ import (
 // moment is what the kernel charges in the end, when nothing runs after it.
 func TestCPUTime_CountsChildren(t *testing.T) {
 	const burn = `i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done; `
-	cmd := exec.CommandContext(t.Context(), "sh", "-c", burn+`sh -c '`+burn+`:'; sh -c '`+burn+`echo burnt; read go' <&0 & wait`)
+	// Of its own, a background child would read /dev/null and be gone at once.
+	cmd := exec.CommandContext(t.Context(), "sh", "-c", `exec 3<&0; `+burn+`sh -c '`+burn+`:'; sh -c '`+burn+`echo burnt; read go' <&3 & wait`)
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)

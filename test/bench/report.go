@@ -10,15 +10,14 @@ import (
 // print writes the tables that people read.
 func (r *result) print(out io.Writer) error {
 	fmt.Fprintln(out)
-	r.printTable(out, fmt.Sprintf("CPU seconds of the proxy, user + system: median (min..max) of %d rounds", r.Rounds), false, func(_ workload, m measureSum) string {
+	r.printTable(out, fmt.Sprintf("CPU seconds of the proxy, user + system: median (min..max) of %s", r.roundText()), false, func(_ workload, m measureSum) string {
 		return fmt.Sprintf("%.3f (%.3f..%.3f)", m.Proxy.Median, m.Proxy.Min, m.Proxy.Max)
 	})
-	r.printTable(out, "The same as a ratio to "+base+" in the same round: median (quartiles); below 1 is cheaper", false, func(_ workload, m measureSum) string {
-		if m.Ratio.Rounds == 0 {
-			return "-"
-		}
-		return fmt.Sprintf("%.2f (%.2f..%.2f)", m.Ratio.Median, m.Ratio.Q1, m.Ratio.Q3)
-	})
+	if len(r.bars()) > 0 {
+		r.printTable(out, "The same as a ratio to "+base+" in the same round: median (quartiles); below 1 is cheaper", false, func(_ workload, m measureSum) string {
+			return fmt.Sprintf("%.2f (%.2f..%.2f)", m.Ratio.Median, m.Ratio.Q1, m.Ratio.Q3)
+		})
+	}
 	r.printTable(out, "CPU seconds of load, proxy and server together: median", true, func(_ workload, m measureSum) string {
 		return fmt.Sprintf("%.3f", m.All.Median)
 	})
@@ -36,6 +35,13 @@ func (r *result) print(out io.Writer) error {
 	}
 	_, err := fmt.Fprintf(out, "saved: bin/%s, bin/%s\n", jsonFile, plotFile)
 	return err
+}
+
+func (r *result) roundText() string {
+	if r.Rounds == 1 {
+		return "1 round"
+	}
+	return fmt.Sprintf("%d rounds", r.Rounds)
 }
 
 func asLoadSawIt(w workload, m measureSum) string {
