@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -352,4 +353,28 @@ func TestDaemon_DrainsAndThenCuts(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Without holding, a client that came before the endpoints are known would be
+// refused.
+func TestDaemon_NobodyIsRefusedAtStartAndSwap(t *testing.T) {
+	blue, green := testnet.Serve(t, "tcp4", say("blue")), testnet.Serve(t, "tcp4", say("green"))
+	for range 20 {
+		a := socket(t)
+		d := start(t, Config{Links: parseLinks(t, a+"="+blue.String()+";name=db;hold=0")})
+		wantFrom(t, a, "blue")
+		swap(t, d, control.SwapRequest{Link: "db", Target: green.String()})
+		wantFrom(t, a, "green")
+		swap(t, d, control.SwapRequest{Link: "db", Undo: true})
+		wantFrom(t, a, "blue")
+	}
+}
+
+func TestDaemon_EndsWhileItProbesADownLink(t *testing.T) {
+	testnet.CheckLeaks(t)
+	a := socket(t)
+	d := start(t, Config{Links: parseLinks(t, a+"="+testnet.RefusingAddr(t, netip.MustParseAddr("127.0.0.1")).String())})
+	held := connect(t, a)
+	defer held.Close()
+	testnet.Eventually(t, testnet.Patience, func() bool { return d.Snapshot().Links[0].State == spec.StateHolding })
 }
