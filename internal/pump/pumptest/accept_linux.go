@@ -2,9 +2,12 @@ package pumptest
 
 import (
 	"errors"
+	"net"
 	"net/netip"
 	"os"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -92,23 +95,69 @@ func suspendedAddressStaysTaken(t *testing.T, newEngine New) {
 	}
 }
 
-// A client whose connect has succeeded was promised to be served.
+// A client whose connect has succeeded was promised to be served. Several keep
+// connecting, so that some are in the queue when the listener is told to stop.
 func queuedAreServed(t *testing.T, newEngine New, stop func(pump.Acceptor) error) {
-	const clients = 300
-	for range 3 {
+	const dialers, rounds = 4, 10
+	for range rounds {
 		r := start(t, newEngine, setup{}, always(to(Serve(t, "tcp4", Echo))))
-		var peers []*Peer
-		for range clients {
-			peers = append(peers, r.dial())
-		}
+		var storm storm
+		storm.start(r.addr, dialers)
+		r.asked(1)
+		stopped := time.Now()
 		if err := stop(r.acceptor); err != nil {
 			t.Fatalf("stop: %v", err)
 		}
-		for _, p := range peers {
-			run(t, p, SendWithFIN("PING"), Expect("PING"), ExpectEnd(EOF))
+		for _, p := range storm.stop(t, stopped) {
+			run(t, p, SendWithFIN("PING"), Expect("PING"), ExpectEnd(EOF), Close())
 		}
-		r.ended(clients)
+		if err := r.engine.Close(); err != nil {
+			t.Errorf("close: %v", err)
+		}
 	}
+}
+
+// storm is clients that connect one after the other as fast as they can.
+type storm struct {
+	done    atomic.Bool
+	running sync.WaitGroup
+	mu      sync.Mutex // guards clients
+	clients []stormClient
+}
+
+type stormClient struct {
+	conn      net.Conn
+	connected time.Time
+}
+
+func (s *storm) start(addr string, dialers int) {
+	for range dialers {
+		s.running.Go(func() {
+			for !s.done.Load() {
+				c, err := DialErr(addr)
+				if err != nil {
+					return // it listens no more
+				}
+				s.mu.Lock()
+				s.clients = append(s.clients, stormClient{c, time.Now()})
+				s.mu.Unlock()
+			}
+		})
+	}
+}
+
+// stop returns those that were connected before a moment and closes the rest.
+func (s *storm) stop(t *testing.T, before time.Time) (promised []*Peer) {
+	t.Helper()
+	s.done.Store(true)
+	s.running.Wait()
+	for _, c := range s.clients {
+		t.Cleanup(func() { c.conn.Close() })
+		if c.connected.Before(before) {
+			promised = append(promised, NewPeer("client", c.conn, new(Signals)))
+		}
+	}
+	return promised
 }
 
 func closeOfAListenerKeepsFlows(t *testing.T, newEngine New) {

@@ -173,6 +173,9 @@ func wakeBeforePark(t *testing.T, newEngine New) {
 			f.Wake()
 			return parkStep(Patience)
 		}
+		if last.Kind != pump.Woken {
+			return endStep(errGiveUp)
+		}
 		return dialStep(server)
 	})
 	greets(t, r.dial(), "served")

@@ -161,6 +161,11 @@ func resetting() []schedule {
 		endpoint: steps{SendStream(1, bulk), AwaitSent(), Reset()},
 		cause:    pump.CauseEndpointReset,
 	}, {
+		name:     "answer_then_reset_arrives_whole_at_a_slow_reader",
+		client:   steps{Shrink(), Tell("small"), Pause(200 * time.Millisecond), ExpectStream(1, 100<<10), ExpectEnd(RESET)},
+		endpoint: steps{After("small"), SendStream(1, 100<<10), AwaitSent(), Reset()},
+		cause:    pump.CauseEndpointReset,
+	}, {
 		name:     "endpoint_resets_during_an_upload",
 		client:   steps{SendUntilError(0)},
 		endpoint: steps{ExpectStream(0, mib), Reset()},

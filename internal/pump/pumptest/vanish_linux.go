@@ -118,7 +118,7 @@ func cableMendedInTime(t *testing.T, newEngine New) {
 	var sent int64
 	run(t, endpoint, SendUntilStuck(1, &sent))
 	r.cable.Cut(t)
-	run(t, client, Pause(time.Second))
+	run(t, client, Pause(2*time.Second))
 	r.cable.Restore(t)
 	run(t, endpoint, HalfClose())
 	run(t, client, ExpectStream(1, sent), ExpectEnd(EOF), Close())
