@@ -65,14 +65,14 @@ type Daemon struct {
 	answers   *answers
 
 	applying sync.Mutex // guards the following, and is held while it is set below
-	closed   bool
 	state    *state
 	origins  [][]spec.Link    // of the command line, then of each origin
 	warnings [][]string       // in the same order
 	failed   map[string]error // by link: what Apply said of it
 
-	mu   sync.Mutex // guards the following, which status reads while a swap waits
-	plan plan       // written with both locks held
+	mu       sync.Mutex // guards the following, which status reads while a swap waits
+	plan     plan       // written with both locks held
+	stopping bool
 }
 
 // New returns a daemon that does nothing before Run.
@@ -297,8 +297,10 @@ func (d *Daemon) logChanges(before plan) {
 // drain stops listening and lets live connections end for a while. Snapshots
 // are answered meanwhile.
 func (d *Daemon) drain() {
-	d.applying.Lock()
-	d.closed = true
+	d.applying.Lock() // a swap that began before is done, later ones are refused
+	d.mu.Lock()
+	d.stopping = true
+	d.mu.Unlock()
 	d.applying.Unlock()
 	d.cfg.Log.Info("stopping", "drain", d.cfg.Drain.String())
 	ctx, cancel := context.WithTimeout(d.cutting, d.cfg.Drain)

@@ -344,6 +344,9 @@ func TestDaemon_DrainsAndThenCuts(t *testing.T) {
 				if _, err := d.Swap(t.Context(), control.SwapRequest{Link: a, Undo: true}); err == nil || err.Error() != "legate is stopping" {
 					t.Errorf("a swap while stopping: %v", err)
 				}
+				if w := d.Snapshot().Warnings; len(w) != 1 || !strings.HasPrefix(w[0], "stopping: ") {
+					t.Errorf("status while stopping warns of %q", w)
+				}
 			}
 			c.leave(d, live)
 			err := <-d.ended

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"os"
+	"slices"
 
 	"legate/internal/spec"
 )
@@ -10,7 +11,7 @@ import (
 // control.Instance.
 func (d *Daemon) Snapshot() spec.Snapshot {
 	d.mu.Lock()
-	p := d.plan
+	p, stopping := d.plan, d.stopping
 	d.mu.Unlock()
 	s := spec.Snapshot{
 		Instance: d.name,
@@ -19,6 +20,9 @@ func (d *Daemon) Snapshot() spec.Snapshot {
 		Started:  d.started,
 		Links:    d.forwarder.Snapshot(),
 		Warnings: p.warnings,
+	}
+	if stopping {
+		s.Warnings = append(slices.Clip(s.Warnings), "stopping: no link listens any more; live connections may end within "+d.cfg.Drain.String())
 	}
 	for i := range s.Links {
 		if o, ok := p.overrides[s.Links[i].Name]; ok {

@@ -34,7 +34,7 @@ func (d *Daemon) Swap(ctx context.Context, r control.SwapRequest) (control.SwapR
 func (d *Daemon) override(r control.SwapRequest) (control.SwapReply, error) {
 	d.applying.Lock()
 	defer d.applying.Unlock()
-	if d.closed {
+	if d.stopping {
 		return control.SwapReply{}, spec.Errorf("", "legate is stopping")
 	}
 	l, ok := d.plan.named(r.Link)
