@@ -202,7 +202,7 @@ func client(c *cobra.Command, p Process, where string) (*control.Client, error) 
 
 // addControl adds the flag that every verb has.
 func addControl(c *cobra.Command, where *string) {
-	c.Flags().StringVar(where, "control", "", "which legate: the `NAME|PATH` of its control socket")
+	c.Flags().Var(place{where}, "control", "which legate: the name or path of its control socket")
 }
 
 // completeLinks offers the names of the running links for the first argument.

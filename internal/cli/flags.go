@@ -4,6 +4,7 @@ import (
 	"strings"
 	"time"
 
+	"legate/internal/control"
 	"legate/internal/spec"
 )
 
@@ -59,5 +60,27 @@ func (d duration) Set(s string) error {
 		return spec.Errorf("durations are written like 500ms, 10s or 2m", "option %s: %q is not a duration", d.name, s)
 	}
 	*d.value = v
+	return nil
+}
+
+// place is a flag that says where a control socket is.
+type place struct{ where *string }
+
+func (p place) String() string {
+	if p.where == nil {
+		return ""
+	}
+	return *p.where
+}
+
+// Type is what help shows as the flag's value.
+func (p place) Type() string { return "NAME|PATH" }
+
+// Set takes a name, a path or off.
+func (p place) Set(s string) error {
+	if err := control.CheckWhere(s); err != nil {
+		return err
+	}
+	*p.where = s
 	return nil
 }

@@ -77,8 +77,8 @@ Every flag is also a variable: --connect-timeout is LEGATE_CONNECT_TIMEOUT.`,
 	f.Var(choice{"log", &r.logFormat, []string{"text", "json"}}, "log", "form of the log on stderr")
 	f.Var(choice{"log-level", &r.logLevel, []string{"debug", "info", "warn", "error"}}, "log-level", "least level that is logged")
 	f.BoolVar(&r.logConnections, "log-connections", false, "log one line per connection when it ends")
-	f.StringVar(&r.control, "control", "", "control socket: a `NAME|PATH`, or off (default \"legate\" in /run/legate)")
-	f.StringVar(&r.stateDir, "state-dir", "", "`DIRECTORY` that keeps swaps over restarts")
+	f.Var(place{&r.control}, "control", "control socket: a name, a path, or off (default legate, in /run/legate)")
+	f.StringVar(&r.stateDir, "state-dir", "", "`DIRECTORY` to keep swaps in, so that they survive a restart")
 	return r
 }
 

@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -337,4 +338,15 @@ func TestFind_ShowsAddressesWhereNamesAreEqual(t *testing.T) {
 	listen(t, "db", control.Places{Dirs: p.Dirs[1:]}, &instance{})
 	_, err := control.Find(t.Context(), "", p)
 	wantError(t, err, first.Address, "--control "+first.Address)
+}
+
+func TestCheckWhere(t *testing.T) {
+	for _, good := range []string{"", "off", "db", "Db_1.2-x", "./x.sock", "/run/legate/x y.sock", "@legate/0/legate.sock"} {
+		if err := control.CheckWhere(good); err != nil {
+			t.Errorf("%q: %v", good, err)
+		}
+	}
+	for _, bad := range []string{"OFF", "Off", "a b", "..", ".hidden", "-x", "näme", "a\nb"} {
+		wantError(t, control.CheckWhere(bad), strconv.Quote(bad)+" cannot be a name", "")
+	}
 }

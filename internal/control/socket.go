@@ -88,6 +88,24 @@ func abstract(address string) bool { return strings.HasPrefix(address, "@") }
 
 func nameOf(address string) string { return strings.TrimSuffix(filepath.Base(address), suffix) }
 
+// CheckWhere tells what keeps a value from being used as --control: it is a
+// path, a name, Off or "". The error is a *spec.UserError.
+func CheckWhere(where string) error {
+	if where == "" || where == Off || isAddress(where) {
+		return nil
+	}
+	if strings.EqualFold(where, Off) {
+		return spec.Errorf("write off for no control socket", "control: %q cannot be a name", where)
+	}
+	plain := func(r rune) bool {
+		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("._-", r)
+	}
+	if strings.ContainsFunc(where, func(r rune) bool { return !plain(r) }) || strings.HasPrefix(where, ".") || strings.HasPrefix(where, "-") {
+		return spec.Errorf("names have letters, digits and . _ -; a path has a slash", "control: %q cannot be a name", where)
+	}
+	return nil
+}
+
 // addresses lists where an instance of that name can be.
 func (p Places) addresses(name string) []string {
 	var a []string
