@@ -102,8 +102,8 @@ func Root(p Process) *cobra.Command {
 carries the bytes to wherever the service is now. When the service moves, the
 ambassador changes and the client does not notice.
 
-  client -> legate -> server                     on one host
-  client -> legate -> network -> legate -> server   on two hosts
+  client -> legate -> server                         on one host
+  client -> legate -> network -> legate -> server    on two hosts
 
 legate LINK... is short for legate run LINK...; see legate run --help for what a
 link is. The other commands talk to a running legate.`,

@@ -47,15 +47,15 @@ clients that are queued, stops listening, gives live connections the time of
 
 A link is [LISTEN=]TARGET[,TARGET...][;option=value...]:
 
-  6379=192.168.1.52:6379         on every address, to another host
-  127.0.0.1:6379=redis:6379      on loopback, to a name; asked for again while running
-  192.168.1.52:6379              the same port on both sides
-  5432=db1:5432,db2:5432         the next one when one fails
-  8000-8010=web:8000-8010        a range
-  53/udp=10.0.0.2:53             UDP; 53/tcp+udp for both
-  unix:/run/redis.sock=redis:6379    a unix socket, on either side
-  '6379=redis:6379;hold=30s;name=db' options for one link
-  172.17.0.4 80                  host and port, as dokku/ambassador took them
+  6379=192.168.1.52:6379              on every address, to another host
+  127.0.0.1:6379=redis:6379           on loopback, to a name; followed when it moves
+  192.168.1.52:6379                   the same port on both sides
+  5432=db1:5432,db2:5432              the next one when one fails
+  8000-8010=web:8000-8010             a range
+  53/udp=10.0.0.2:53                  UDP; 53/tcp+udp for both
+  unix:/run/redis.sock=redis:6379     a unix socket, on either side
+  '6379=redis:6379;hold=30s;name=db'  options for one link
+  172.17.0.4 80                       host and port, as dokku/ambassador took them
 
 With no LINK the environment says what to forward: LEGATE_LINKS (links separated
 by spaces); else variables like REDIS_PORT_6379_TCP=tcp://192.168.1.52:6379; else
