@@ -209,17 +209,13 @@ func SendStream(seed uint64, size int64) Step {
 // sendStream moves the deadline with every block that went out: a long
 // transfer is not a hang.
 func (p *Peer) sendStream(s *Stream) error {
-	buf := make([]byte, streamBlock)
-	for {
-		n, err := s.Read(buf)
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
+	for piece := s.next(streamBlock); piece != nil; piece = s.next(streamBlock) {
 		p.Conn.SetWriteDeadline(time.Now().Add(Patience))
-		if _, err := p.Conn.Write(buf[:n]); err != nil {
+		if _, err := p.Conn.Write(piece); err != nil {
 			return err
 		}
 	}
+	return nil
 }
 
 // SendUntilStuck writes the stream of a seed until nothing more fits and

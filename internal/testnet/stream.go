@@ -35,18 +35,28 @@ func NewStream(seed uint64, size int64) *Stream {
 // Read gives the next bytes and io.EOF after the last one.
 func (s *Stream) Read(p []byte) (n int, err error) {
 	for n < len(p) && s.left > 0 {
-		if len(s.rest) == 0 {
-			s.turn()
-		}
-		k := copy(p[n:], s.rest[:min(int64(len(s.rest)), s.left)])
-		s.rest = s.rest[k:]
-		s.left -= int64(k)
-		n += k
+		n += copy(p[n:], s.next(len(p)-n))
 	}
 	if n == 0 && len(p) > 0 {
 		return 0, io.EOF
 	}
 	return n, nil
+}
+
+// next returns up to most of the next bytes without copying them, nil after the
+// last one. They are valid until the next call.
+func (s *Stream) next(most int) []byte {
+	if s.left == 0 {
+		return nil
+	}
+	if len(s.rest) == 0 {
+		s.turn()
+	}
+	n := min(int64(len(s.rest)), s.left, int64(most))
+	piece := s.rest[:n]
+	s.rest = s.rest[n:]
+	s.left -= n
+	return piece
 }
 
 func (s *Stream) turn() {
@@ -75,12 +85,9 @@ func (s *Sum) Write(p []byte) (int, error) {
 // StreamSum returns what the first size bytes of a seed's stream sum up to.
 func StreamSum(seed uint64, size int64) Sum {
 	var s Sum
-	buf := make([]byte, streamBlock)
-	for stream := NewStream(seed, size); ; {
-		n, err := stream.Read(buf)
-		s.Write(buf[:n])
-		if err != nil {
-			return s
-		}
+	stream := NewStream(seed, size)
+	for piece := stream.next(streamBlock); piece != nil; piece = stream.next(streamBlock) {
+		s.Write(piece)
 	}
+	return s
 }

@@ -98,7 +98,7 @@ func suspendedAddressStaysTaken(t *testing.T, newEngine New) {
 // A client whose connect has succeeded was promised to be served. Several keep
 // connecting, so that some are in the queue when the listener is told to stop.
 func queuedAreServed(t *testing.T, newEngine New, stop func(pump.Acceptor) error) {
-	const dialers, rounds = 4, 10
+	const dialers, rounds = 4, 20
 	for range rounds {
 		r := start(t, newEngine, setup{}, always(to(Serve(t, "tcp4", Echo))))
 		var storm storm
