@@ -70,7 +70,7 @@ Every flag is also a variable: --connect-timeout is LEGATE_CONNECT_TIMEOUT.`,
 	r.command.RunE = func(c *cobra.Command, args []string) error { return r.start(c, args) }
 	r.links.add(r.command)
 	f := r.command.Flags()
-	f.BoolVar(&r.fromLinks, "links", false, "forward what the environment says, as without LINK")
+	f.BoolVar(&r.fromLinks, "links", false, "forward what --link gave this container, and pass over LEGATE_LINKS")
 	r.drain = 8 * time.Second
 	f.Var(duration{"drain", &r.drain}, "drain", "how long live connections may take to end at SIGTERM; 0: not at all")
 	r.logFormat, r.logLevel = "text", "info"
@@ -150,7 +150,7 @@ func (r *runCommand) wanted(ctx context.Context, c *cobra.Command, args []string
 		return r.fromEnvironment(ctx)
 	}
 	if r.fromLinks {
-		return w, usagef("leave out one of them", "--links asks for the links of the environment, and links are given")
+		return w, usagef("leave out one of them", "--links asks for those of this container, and links are given")
 	}
 	if w.links, err = r.links.parse(c, args); err != nil {
 		return w, err
