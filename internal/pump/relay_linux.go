@@ -154,7 +154,7 @@ func (r *relay) passEnd(dst, src *side) {
 	}
 	src.ended.Store(true)
 	if src.broken.Load() == nil && src.raw != nil && src.await(hasError) == nil {
-		r.broke(src, ErrReset)
+		r.broke(src, src.takeError())
 	}
 }
 
@@ -204,7 +204,7 @@ func (r *relay) deliver() {
 		}
 		for _, s := range []*side{r.client, r.endpoint} {
 			if s.check(hasError) {
-				r.broke(s, ErrReset)
+				r.broke(s, s.takeError())
 			}
 		}
 	}

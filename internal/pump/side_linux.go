@@ -104,6 +104,20 @@ func pollNow(fd uintptr) int16 {
 // finished in order.
 func hasError(fd uintptr) bool { return pollNow(fd)&unix.POLLERR != 0 }
 
+// takeError returns the error that hasError saw, as ErrReset unless it is the
+// kernel's verdict that the peer's host is gone.
+func (s *side) takeError() error {
+	errno := 0
+	_ = control(s.raw, func(fd uintptr) (err error) { // closed: then why does not matter
+		errno, err = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_ERROR)
+		return err
+	})
+	if err := syscall.Errno(errno); vanished(err) {
+		return err
+	}
+	return ErrReset
+}
+
 // isClosed tells whether TCP has dropped the connection for good, which stays
 // true after the error was reported (enum in linux/tcp_states.h).
 func isClosed(fd uintptr) bool {

@@ -45,7 +45,7 @@ func (e *netEngine) eachSide(check func(*relay, *side)) {
 
 func checkReset(r *relay, s *side) {
 	if s.onward.Load() && s.broken.Load() == nil && s.check(hasError) {
-		r.broke(s, ErrReset)
+		r.broke(s, s.takeError())
 	}
 }
 

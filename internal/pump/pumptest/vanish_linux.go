@@ -1,6 +1,7 @@
 package pumptest
 
 import (
+	"os"
 	"testing"
 	"time"
 
@@ -12,6 +13,8 @@ var vanishing = map[string]func(*testing.T, New){
 	"vanished_client_is_cut":         func(t *testing.T, n New) { vanishedClient(t, n, Send("lost")) },
 	"vanished_client_after_a_fin":    func(t *testing.T, n New) { vanishedClient(t, n, Close()) },
 	"vanished_stopped_reader_is_cut": vanishedStoppedReader,
+	"vanished_says_the_kernel":       func(t *testing.T, n New) { vanishedSaysTheKernel(t, n) },
+	"vanished_after_its_fin":         func(t *testing.T, n New) { vanishedSaysTheKernel(t, n, HalfClose()) },
 	"vanished_endpoint_is_cut":       vanishedEndpoint,
 	"cable_mended_in_time":           cableMendedInTime,
 	"idle_peers_are_not_cut":         idlePeersAreNotCut,
@@ -25,9 +28,9 @@ var shortVanish = Timing{VanishAfter: vanishAfter, SweepEvery: vanishAfter / 20}
 // another, while its endpoint is here.
 type remote struct {
 	*rig
-	server *Server
-	there  *Host
-	cable  *Cable
+	server      *Server
+	here, there *Host
+	cable       *Cable
 }
 
 func startRemote(t *testing.T, newEngine New, timing Timing) *remote {
@@ -40,7 +43,7 @@ func startRemote(t *testing.T, newEngine New, timing Timing) *remote {
 		s.fd, s.addr = ListenFDOn(t, here.V4)
 		return nil
 	})
-	return &remote{start(t, newEngine, s, always(to(server))), server, there, cable}
+	return &remote{start(t, newEngine, s, always(to(server))), server, here, there, cable}
 }
 
 // talk connects a client on the other host and has it exchange a word.
@@ -86,6 +89,21 @@ func vanishedStoppedReader(t *testing.T, newEngine New) {
 	vanished := time.Now()
 	run(t, endpoint, AwaitReset())
 	r.isCut(vanished)
+}
+
+// The kernel gives up by itself, here after one retransmission: ETIMEDOUT is
+// no reset, also where nobody reads any more (tcp(7), tcp_retries2).
+func vanishedSaysTheKernel(t *testing.T, newEngine New, before ...Step) {
+	r := startRemote(t, newEngine, Timing{})
+	r.here.Do(t, func() error { return os.WriteFile("/proc/sys/net/ipv4/tcp_retries2", []byte("1"), 0) })
+	client, endpoint := r.talk()
+	run(t, client, before...)
+	for range before {
+		run(t, endpoint, AwaitFIN())
+	}
+	r.cable.Cut(t)
+	run(t, endpoint, Send("lost"), AwaitReset())
+	r.endedWith(1, pump.CausePeerVanished)
 }
 
 // The engine dials from the namespace of its process, so that is a host's.
