@@ -19,7 +19,7 @@ const (
 // schedules begin when both sides are connected. What they lead to directly
 // must be certain, so where the order of two sides matters one tells the other.
 func schedules() []schedule {
-	return slices.Concat(ordinary(), halfCloses(), resetting(), unread(), halfClosedThenReset(), slow())
+	return slices.Concat(ordinary(), halfCloses(), resetting(), unread(), halfClosedThenReset(), slow(), atRandom())
 }
 
 func ordinary() []schedule {
