@@ -24,17 +24,23 @@ func (f *netFlow) dial(step Step) (int, *side) {
 	for i := range step.Dial {
 		step.Dial[i].Err = ErrNotTried
 	}
+	ctx := f.ctx
+	if !step.Deadline.IsZero() {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, step.Deadline)
+		defer cancel()
+	}
 	if step.Stagger > 0 && len(step.Dial) > 1 {
-		return f.race(step)
+		return race(ctx, step)
 	}
 	for i := range step.Dial {
+		if ctx.Err() != nil {
+			break
+		}
 		leg := &step.Dial[i]
 		var s *side
-		if s, leg.Err = connect(f.ctx, leg); leg.Err == nil {
+		if s, leg.Err = connect(ctx, leg); leg.Err == nil {
 			return i, s
-		}
-		if f.ctx.Err() != nil {
-			break
 		}
 	}
 	return 0, nil
@@ -42,8 +48,8 @@ func (f *netFlow) dial(step Step) (int, *side) {
 
 // race starts legs Stagger apart, or as soon as one failed, and keeps the
 // first to connect (RFC 8305, section 5).
-func (f *netFlow) race(step Step) (int, *side) {
-	ctx, cancel := context.WithCancel(f.ctx)
+func race(ctx context.Context, step Step) (int, *side) {
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	results := make(chan dialed)
 	started, pending := 0, 0
@@ -67,21 +73,21 @@ func (f *netFlow) race(step Step) (int, *side) {
 			start()
 		case r := <-results:
 			pending--
-			switch {
-			case r.err == nil && winner.s == nil:
+			leg := &step.Dial[r.leg]
+			switch leg.Err = r.err; {
+			case winner.s != nil:
+				leg.Err = ErrOvertaken
+				if r.s != nil {
+					_ = r.s.conn.Close() // a loser that was as quick
+				}
+			case r.err == nil:
 				winner = r
 				cancel()
-			case r.err == nil:
-				_ = r.s.conn.Close() // a loser that was as quick
-			case winner.s == nil:
-				step.Dial[r.leg].Err = r.err
+			default:
 				ticker.Reset(step.Stagger)
 				start()
 			}
 		}
-	}
-	if winner.s != nil {
-		step.Dial[winner.leg].Err = nil
 	}
 	return winner.leg, winner.s
 }

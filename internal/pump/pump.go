@@ -13,6 +13,7 @@ package pump
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"time"
@@ -89,6 +90,10 @@ type Step struct {
 	// memory; the engine fills in Leg.Err.
 	Dial    []Leg
 	Stagger time.Duration
+	// Deadline bounds all legs of the step together, beside the Timeout of
+	// each: one that is under way then fails with a time-out, a later one has
+	// no turn. Zero means none.
+	Deadline time.Time
 	// Settle delays the first client bytes after the connect.
 	Settle time.Duration
 	// Retry lets an endpoint that closes within EarlyClose, before a byte
@@ -121,8 +126,9 @@ type Leg struct {
 	// Open, when set, makes the connection instead; the flow owns the result.
 	Open func(context.Context) (net.Conn, error)
 
-	// Err is why the leg did not connect: set by the engine before Next is
-	// asked again, ErrNotTried where it had no turn.
+	// Err is why the leg did not connect: set by the engine before Connected or
+	// Next is called, ErrNotTried where it had no turn, ErrOvertaken where its
+	// turn was cut short.
 	Err error
 }
 
@@ -148,9 +154,11 @@ const (
 	Expired                        // the park deadline passed
 )
 
-// Errors of legs and flows.
+// Errors of legs and flows. ErrOvertaken is a kind of ErrNotTried: neither says
+// anything against the endpoint.
 var (
 	ErrNotTried    = errors.New("not tried")
+	ErrOvertaken   = fmt.Errorf("%w to the end: another address was quicker", ErrNotTried)
 	ErrReset       = errors.New("connection reset by peer")
 	ErrSelfConnect = errors.New("would loop: the socket was connected to itself")
 	ErrNotMovable  = errors.New("this flow cannot be moved to another process")

@@ -28,6 +28,8 @@ var connecting = map[string]func(*testing.T, New){
 	"stagger_starts_the_next":         staggerStartsTheNext,
 	"stagger_is_cut_short_by_refusal": staggerIsCutShortByRefusal,
 	"stagger_closes_the_losers":       staggerClosesTheLosers,
+	"stagger_names_who_was_overtaken": staggerNamesTheOvertaken,
+	"deadline_bounds_all_legs":        deadlineBoundsAllLegs,
 	"unix_leg_fails_at_once":          unixLegFailsAtOnce,
 	"dial_probes":                     dialProbes,
 	"prefix_comes_first":              prefixComesFirst,
@@ -175,6 +177,48 @@ func staggerClosesTheLosers(t *testing.T, newEngine New) {
 	run(t, won, Send("PONG"), Close())
 	run(t, client, Expect("PONG"), ExpectEnd(EOF), Close())
 	r.endedWith(1, pump.CauseEOF)
+}
+
+// Who dials learns which legs had a turn and were not seen to fail.
+func staggerNamesTheOvertaken(t *testing.T, newEngine New) {
+	legs := []pump.Leg{refusing(t), swallowing(t, Patience), to(Serve(t, "tcp4", Say("third"))), refusing(t)}
+	r := start(t, newEngine, setup{}, inTurn(fixed(pump.Step{Dial: legs, Stagger: 50 * time.Millisecond})))
+	greets(t, r.dial(), "third")
+	r.endedWith(1, pump.CauseEOF)
+	if err := legs[1].Err; !errors.Is(err, pump.ErrOvertaken) || !errors.Is(err, pump.ErrNotTried) {
+		t.Errorf("the one that was overtaken has %v", err)
+	}
+	if err := legs[0].Err; !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("the one that failed before has %v", err)
+	}
+	if legs[2].Err != nil || legs[3].Err != pump.ErrNotTried { //nolint:errorlint // ErrOvertaken is one, too
+		t.Errorf("the winner has %v, the one without a turn %v", legs[2].Err, legs[3].Err)
+	}
+}
+
+// Each leg has more time than the step.
+func deadlineBoundsAllLegs(t *testing.T, newEngine New) {
+	const stagger, limit = 100 * time.Millisecond, 250 * time.Millisecond
+	for _, wait := range []time.Duration{0, stagger} {
+		var asked time.Time
+		legs := []pump.Leg{swallowing(t, Patience), swallowing(t, Patience), swallowing(t, Patience), swallowing(t, Patience)}
+		r := start(t, newEngine, setup{}, inTurn(func() pump.Step {
+			asked = time.Now()
+			return pump.Step{Dial: legs, Stagger: wait, Deadline: asked.Add(limit)}
+		}, fixed(endStep(io.EOF))))
+		client := r.dial()
+		if a := r.asked(2); a.Kind != pump.DialFailed {
+			t.Errorf("Next was told %s", describe(a))
+		}
+		if took := time.Since(asked); took < limit || took > limit+prompt {
+			t.Errorf("stagger %v: the step took %v", wait, took)
+		}
+		if pump.Reason(legs[0].Err) != "timeout" || !errors.Is(legs[3].Err, pump.ErrNotTried) {
+			t.Errorf("stagger %v: the first leg has %v, the last %v", wait, legs[0].Err, legs[3].Err)
+		}
+		run(t, client, ExpectEnd(EOF), Close())
+		r.endedWith(1, pump.CauseEnded)
+	}
 }
 
 // endOf reads to the end, which must come without a byte before it.
