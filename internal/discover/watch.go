@@ -130,7 +130,7 @@ func texts(endpoints []spec.Endpoint) []string {
 // differ tells whether somebody who knows a learns anything from b. A later
 // confirmation of the same endpoints is nothing new.
 func differ(a, b spec.Answer) bool {
-	if (a.Err == nil) != (b.Err == nil) || !slices.Equal(a.Endpoints, b.Endpoints) {
+	if (a.Err == nil) != (b.Err == nil) || a.Weak != b.Weak || !slices.Equal(a.Endpoints, b.Endpoints) {
 		return true
 	}
 	return a.Err != nil && a.Err.Error() != b.Err.Error()
@@ -156,6 +156,7 @@ func (k *known) learn(r Result, now time.Time) {
 	case k.weak.IsZero():
 		k.weak = now
 	}
+	k.answer.Weak = !k.weak.IsZero() && len(k.answer.Endpoints) > 0
 }
 
 // expires returns when the endpoints are given up if nothing else is learned;
@@ -169,7 +170,7 @@ func (k *known) expires() time.Time {
 
 // forget believes the weak evidence.
 func (k *known) forget(now time.Time) {
-	k.answer.Endpoints, k.answer.At = nil, now
+	k.answer.Endpoints, k.answer.At, k.answer.Weak = nil, now, false
 }
 
 // jitter shortens a pause by up to a tenth, so that many watches do not ask in

@@ -86,9 +86,35 @@ func TestCandidates_FailingOnesComeLastLongestAgoFirst(t *testing.T) {
 	})
 }
 
+// An address whose name is gone may serve somebody else by now.
+func TestCandidates_OfWeakAnswersAreALastResort(t *testing.T) {
+	inWorld(t, func(w *world) {
+		both := []spec.Target{one, two}
+		w.set(two, tcp(3), tcp(4), tcp(5))
+		w.fail(tcp(5))
+		w.weaken(one, tcp(1), tcp(2))
+		w.wantOrder(0, both, tcp(3), tcp(4), tcp(1), tcp(2), tcp(5))
+		w.wantOrder(1, both, tcp(4), tcp(3), tcp(1), tcp(2), tcp(5))
+		w.wantOrder(1, []spec.Target{one}, tcp(2), tcp(1)) // better than all on one
+
+		w.until(time.Millisecond)
+		w.fail(tcp(1))
+		w.wantOrder(0, both, tcp(3), tcp(4), tcp(2), tcp(5), tcp(1))
+
+		w.set(two, tcp(2), tcp(3)) // who vouches for one makes it as good as any
+		if c := w.pool.Candidates(both, 0, nil)[0]; c.Endpoint != tcp(2) || c.From != two || c.Weak {
+			t.Errorf("first comes %+v, want the one that the other target has, too", c)
+		}
+
+		w.set(one, tcp(4))
+		w.wantOrder(2, both, tcp(3), tcp(4), tcp(2))
+	})
+}
+
 // Whatever is known of the endpoints: every one is named once, no failing one
-// stands before another, failing ones stand longest ago first, and of the
-// others each has its turn to be first equally often.
+// stands before another, failing ones stand longest ago first, no last resort
+// stands before a better one, and of the best each has its turn to be first
+// equally often.
 func TestCandidates_OrderProperties(t *testing.T) {
 	for seed := range uint64(200) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
@@ -125,7 +151,11 @@ func (w *world) scatter(r *rand.Rand) []spec.Target {
 		for range r.IntN(6) {
 			es = append(es, tcp(byte(r.IntN(8))))
 		}
-		w.set(t, es...)
+		if r.IntN(3) == 0 {
+			w.weaken(t, es...)
+		} else {
+			w.set(t, es...)
+		}
 		targets = append(targets, t)
 	}
 	for i := range r.IntN(20) {
@@ -147,7 +177,13 @@ func checkOrder(t *testing.T, list, all []Candidate) {
 			t.Fatalf("%v twice, or from nowhere: %v", c.Endpoint, list)
 		}
 		seen[c.Endpoint] = true
-		if i == 0 || list[i-1].State != Failing {
+		if i == 0 {
+			continue
+		}
+		if list[i-1].State != Failing {
+			if list[i-1].Weak && !c.Weak && c.State != Failing {
+				t.Fatalf("%v stands behind %v", c, list[i-1])
+			}
 			continue
 		}
 		if c.State != Failing || c.Tried.Before(list[i-1].Tried) {

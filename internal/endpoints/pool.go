@@ -7,6 +7,7 @@
 package endpoints
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"slices"
@@ -99,6 +100,7 @@ type Candidate struct {
 	State   State
 	LastErr error     // of the last failed attempt
 	Tried   time.Time // the last attempt; zero for none
+	Weak    bool      // none of the targets has it in more than a weak answer
 }
 
 // New returns an empty pool.
@@ -218,8 +220,9 @@ func (p *Pool) leave(t spec.Target, e spec.Endpoint) {
 }
 
 // Candidates appends the endpoints of the targets to buf, best first: those
-// that serve or are unknown in round-robin order by turn, then the failing
-// ones, longest ago first.
+// that serve or are unknown in round-robin order by turn, then those of weak
+// answers, then the failing ones, longest ago first. Where only weak answers
+// are left, their endpoints take the turns.
 func (p *Pool) Candidates(targets []spec.Target, turn uint64, buf []Candidate) []Candidate {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -237,12 +240,14 @@ func (p *Pool) Candidates(targets []spec.Target, turn uint64, buf []Candidate) [
 	return buf
 }
 
-// healthy counts the candidates in front of the failing ones.
+// healthy counts the candidates that take turns: those at the front that are
+// as good as the first, unless it fails.
 func healthy(list []Candidate) int {
-	if i := slices.IndexFunc(list, func(c Candidate) bool { return c.State == Failing }); i >= 0 {
-		return i
+	n := 0
+	for n < len(list) && list[n].State != Failing && list[n].rank() == list[0].rank() {
+		n++
 	}
-	return len(list)
+	return n
 }
 
 func (p *Pool) appendCandidates(t spec.Target, buf []Candidate, start int) []Candidate {
@@ -251,11 +256,14 @@ func (p *Pool) appendCandidates(t spec.Target, buf []Candidate, start int) []Can
 		return buf
 	}
 	for _, e := range tg.answer.Endpoints {
-		if slices.ContainsFunc(buf[start:], func(c Candidate) bool { return c.Endpoint == e }) {
+		if i := slices.IndexFunc(buf[start:], func(c Candidate) bool { return c.Endpoint == e }); i >= 0 {
+			if c := &buf[start+i]; c.Weak && !tg.answer.Weak {
+				c.From, c.Weak = t, false
+			}
 			continue
 		}
 		ep := p.endpoints[e]
-		buf = append(buf, Candidate{Endpoint: e, From: t, State: ep.stateNow(), LastErr: ep.lastErr, Tried: ep.tried})
+		buf = append(buf, Candidate{Endpoint: e, From: t, State: ep.stateNow(), LastErr: ep.lastErr, Tried: ep.tried, Weak: tg.answer.Weak})
 	}
 	return buf
 }
@@ -273,15 +281,23 @@ func rotate(list []Candidate, n int) {
 	slices.Reverse(list)
 }
 
-// later orders failing candidates behind the others and by their last attempt.
+// later orders candidates by rank, and failing ones by their last attempt.
 func later(a, b Candidate) int {
-	switch fa, fb := a.State == Failing, b.State == Failing; {
-	case fa && fb:
-		return a.Tried.Compare(b.Tried)
-	case fa:
+	if c := cmp.Compare(a.rank(), b.rank()); c != 0 || a.State != Failing {
+		return c
+	}
+	return a.Tried.Compare(b.Tried)
+}
+
+// rank is lower for what is tried first. An endpoint of a weak answer stands
+// before one that fails: a name server may well be wrong for a moment, while
+// the failing one is known to cost an attempt for nothing.
+func (c Candidate) rank() int {
+	switch {
+	case c.State == Failing:
+		return 2
+	case c.Weak:
 		return 1
-	case fb:
-		return -1
 	}
 	return 0
 }

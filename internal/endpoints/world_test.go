@@ -86,6 +86,11 @@ func (w *world) set(t spec.Target, es ...spec.Endpoint) {
 	w.pool.Set(t, spec.Answer{Endpoints: es, At: time.Now()})
 }
 
+// weaken has the source say, without proof, that t has none of es.
+func (w *world) weaken(t spec.Target, es ...spec.Endpoint) {
+	w.pool.Set(t, spec.Answer{Endpoints: es, Err: errors.New("no such name"), Weak: true})
+}
+
 func (w *world) refuse(e spec.Endpoint, yes bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

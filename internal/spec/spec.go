@@ -167,6 +167,9 @@ type Answer struct {
 	Err error
 	// At is when Endpoints were learned; zero before the first good answer.
 	At time.Time
+	// Weak, together with Err: the source says that there are no endpoints,
+	// without proof, and Endpoints are kept for a while as a last resort only.
+	Weak bool
 }
 
 // Caller is who opened a connection.
