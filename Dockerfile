@@ -1,5 +1,11 @@
-# `make image` lays out bin/image/linux-ARCH/bin with legate and env (the same program; so that
-# `docker exec NAME env` answers although there is no shell) and builds this.
+# `make image` lays out bin/image/linux-ARCH/bin with legate and env (the same program, so that
+# `docker exec NAME env` answers although there is no shell) and builds this. For several platforms:
+#
+#   for arch in amd64 arm64; do
+#     CGO_ENABLED=0 GOOS=linux GOARCH=$arch go build -trimpath -ldflags '-s -w' -o bin/image/linux-$arch/bin/legate ./cmd/legate
+#     ln -sfn legate bin/image/linux-$arch/bin/env
+#   done
+#   docker buildx build --platform linux/amd64,linux/arm64 --tag legate .
 FROM scratch
 ARG TARGETARCH
 ARG VERSION=unknown

@@ -1,6 +1,6 @@
 SHELL := /bin/bash
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
-GOBUILD := CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X legate/internal/cli.version=$(VERSION)'
+GOBUILD := go build -trimpath -ldflags '-s -w -X legate/internal/cli.version=$(VERSION)'
 
 .DEFAULT_GOAL := help
 .PHONY: help run build test lint bench image clean
@@ -18,7 +18,7 @@ run: build
 	@exec bin/legate demo
 
 build:
-	@$(GOBUILD) -o bin/legate ./cmd/legate
+	@CGO_ENABLED=0 $(GOBUILD) -o bin/legate ./cmd/legate
 
 test: build
 	@test/setup/packages.sh
@@ -32,16 +32,14 @@ bench: build
 	@test/setup/packages.sh haproxy
 	@go run ./test/bench
 
-# Legate is cross-compiled by Go, so the same Dockerfile serves every engine: this classic build and
-# a `docker buildx build --platform linux/amd64,linux/arm64` after `make image ARCH=...` for each.
-# The classic builder does not set TARGETARCH itself.
-image: ARCH ?= $(shell docker version --format '{{.Server.Arch}}')
+# The classic builder, which every engine has, does not set TARGETARCH itself.
 image:
-	@[ -n '$(ARCH)' ] || { echo 'error: no Docker engine answers; hint: set DOCKER_HOST or start Docker' >&2; exit 1; }
-	@mkdir -p bin/image/linux-$(ARCH)/bin
-	@GOOS=linux GOARCH=$(ARCH) $(GOBUILD) -o bin/image/linux-$(ARCH)/bin/legate ./cmd/legate
-	@ln -sfn legate bin/image/linux-$(ARCH)/bin/env
-	@DOCKER_BUILDKIT=0 docker build --quiet --build-arg TARGETARCH=$(ARCH) --build-arg VERSION=$(VERSION) --tag legate:latest .
+	@arch=$$(docker version --format '{{.Server.Arch}}') && [ -n "$$arch" ] || \
+		{ echo 'error: no Docker engine answers; hint: start Docker or set DOCKER_HOST' >&2; exit 1; }; \
+	root=bin/image/linux-$$arch && mkdir -p $$root/bin && \
+	CGO_ENABLED=0 GOOS=linux GOARCH=$$arch $(GOBUILD) -o $$root/bin/legate ./cmd/legate && \
+	ln -sfn legate $$root/bin/env && \
+	DOCKER_BUILDKIT=0 docker build --quiet --build-arg TARGETARCH=$$arch --build-arg VERSION=$(VERSION) --tag legate:latest .
 
 clean:
 	@rm -rf bin

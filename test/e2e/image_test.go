@@ -28,6 +28,7 @@ func TestImage(t *testing.T) {
 		if err != nil || size > limit {
 			t.Errorf("the image has %d bytes (%v), want at most %d", size, err, limit)
 		}
+		t.Logf("the image has %d bytes", size)
 		for _, shell := range []string{"sh", "/bin/sh", "/bin/busybox"} {
 			if out, err := w.a.try("docker run --rm --entrypoint " + shell + " legate -c true"); err == nil {
 				t.Errorf("the image has %s: %s", shell, out)
