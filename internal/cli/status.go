@@ -154,7 +154,7 @@ func (r report) notes(l spec.LinkStatus) []string {
 		note("down for %s", age(r.now.Sub(*l.Since)))
 	}
 	if l.Error != "" {
-		note("%s", l.Error)
+		note("%s%s", l.Error, r.learned(l.Learned))
 	}
 	c := l.Counters
 	if c.HeldTotal > 0 {
@@ -172,6 +172,14 @@ func (r report) notes(l spec.LinkStatus) []string {
 		}
 	}
 	return notes
+}
+
+// learned tells how old the endpoints are that are used in spite of an error.
+func (r report) learned(t *time.Time) string {
+	if t == nil {
+		return ""
+	}
+	return "; the endpoints are those of " + age(r.now.Sub(*t)) + " ago"
 }
 
 func (r report) ago(t *time.Time) string {

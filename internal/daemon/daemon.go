@@ -135,7 +135,10 @@ func (d *Daemon) build() (err error) {
 		return fmt.Errorf("start engine: %w", err)
 	}
 	d.pool = endpoints.New(endpoints.Config{
-		Dial:    d.dial,
+		Dial: func(ctx context.Context, e spec.Endpoint, within time.Duration) error {
+			return d.forwarder.Dial(ctx, e, within)
+		},
+		Ours:    pump.IsShortage,
 		Changed: func(t spec.Target) { d.forwarder.Changed(t) },
 		Suspect: func(t spec.Target) { d.discovery.Suspect(t) },
 		Log:     d.cfg.Log,
@@ -154,11 +157,6 @@ func (d *Daemon) build() (err error) {
 func (d *Daemon) learn(t spec.Target, a spec.Answer) {
 	d.pool.Set(t, a)
 	d.answers.add(t)
-}
-
-// dial asks whether an endpoint can be reached.
-func (d *Daemon) dial(ctx context.Context, e spec.Endpoint, within time.Duration) error {
-	return d.engine.Dial(ctx, pump.Leg{Network: pump.Network(e.Protocol), Addr: e.Addr, Path: e.Path, Timeout: within})
 }
 
 func (d *Daemon) listenControl() (*control.Socket, error) {

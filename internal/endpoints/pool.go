@@ -25,9 +25,12 @@ type Config struct {
 	// Changed is told of every target whose endpoints, or their states,
 	// changed. It may call the pool. Nil tells nobody.
 	Changed func(t spec.Target)
-	// Suspect is told of every target with an endpoint that failed. Nil tells
-	// nobody.
+	// Suspect is told of every target with an endpoint that failed or closed
+	// early. Nil tells nobody.
 	Suspect func(t spec.Target)
+	// Ours tells whether an error is a lack of something on our own side,
+	// which says nothing about the endpoint. Nil: no error is.
+	Ours func(error) bool
 	// Log hears of state changes; nil discards.
 	Log *slog.Logger
 }
@@ -89,6 +92,7 @@ type endpoint struct {
 	state   State
 	lastErr error
 	tried   time.Time
+	doubted bool // to be probed once, whatever its state
 	probing bool
 	poke    chan struct{} // wakes the probe, which looks at everything anew
 }
@@ -110,6 +114,9 @@ func New(cfg Config) *Pool {
 	}
 	if cfg.Changed == nil {
 		cfg.Changed = func(spec.Target) {}
+	}
+	if cfg.Ours == nil {
+		cfg.Ours = func(error) bool { return false }
 	}
 	if cfg.Suspect == nil {
 		cfg.Suspect = func(spec.Target) {}
@@ -315,9 +322,40 @@ func (p *Pool) Report(e spec.Endpoint, err error) {
 	p.tell(targets, changed, err)
 }
 
+// Suspect says that e gave reason to ask its sources again, though no attempt
+// failed.
+func (p *Pool) Suspect(e spec.Endpoint) {
+	p.mu.Lock()
+	ep := p.endpoints[e]
+	if ep == nil {
+		p.mu.Unlock()
+		return
+	}
+	targets := ep.targetList()
+	p.mu.Unlock()
+	for _, t := range targets {
+		p.cfg.Suspect(t)
+	}
+}
+
+// Doubt has e probed once, now: an attempt at it took so long that another
+// endpoint was quicker.
+func (p *Pool) Doubt(e spec.Endpoint) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if ep := p.endpoints[e]; ep != nil && ep.state != Failing {
+		ep.doubted = true
+		p.attend(ep)
+	}
+}
+
 // record notes the outcome and tells whether the state that others see
 // changed: a UDP endpoint whose penalty is over fails anew.
 func (p *Pool) record(ep *endpoint, err error) bool {
+	ep.doubted = false
+	if err != nil && p.cfg.Ours(err) {
+		return false
+	}
 	was, seen := ep.state, ep.stateNow()
 	ep.tried = time.Now()
 	ep.state = Serving

@@ -28,6 +28,8 @@ func (p *Pool) interval(ep *endpoint) time.Duration {
 	}
 	urgent, down, check := p.attention(ep)
 	switch {
+	case ep.doubted:
+		return 1 // at once
 	case ep.state == Serving && !check, ep.state == Unknown && !down && !check:
 		return 0
 	case urgent && ep.state != Serving:

@@ -1,6 +1,7 @@
 package endpoints
 
 import (
+	"context"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -307,5 +308,43 @@ func TestClose_IsFinal(t *testing.T) {
 		w.wantProbes(tcp(1))
 		w.wantProbes(tcp(2))
 		w.wantOrder(0, []spec.Target{one, two}, tcp(2), tcp(1))
+	})
+}
+
+func TestProbe_OurOwnShortageIsNobodysFailure(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.set(one, tcp(1))
+		w.pool.Report(tcp(1), nil)
+		w.pool.cfg.Dial = func(context.Context, spec.Endpoint, time.Duration) error { return errShortage }
+		w.pool.Watch("link", []spec.Target{one}, Check)
+		w.until(5 * time.Second)
+		if w.state(one, tcp(1)) != Serving {
+			t.Error("the endpoint is blamed for our shortage")
+		}
+	})
+}
+
+func TestDoubt_IsSettledByOneProbe(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.set(one, tcp(1), tcp(2))
+		w.swallow(tcp(2), true)
+		w.pool.Doubt(tcp(1))
+		w.pool.Doubt(tcp(2))
+		w.until(5 * time.Second)
+		w.wantProbes(tcp(1), 0)
+		if w.state(one, tcp(1)) != Serving || w.state(one, tcp(2)) != Failing {
+			t.Errorf("the slow one is %v, the silent one %v", w.state(one, tcp(1)), w.state(one, tcp(2)))
+		}
+	})
+}
+
+func TestSuspect_AsksTheSourcesWithoutBlame(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.set(one, tcp(1))
+		w.pool.Suspect(tcp(1))
+		w.wantCalls("suspect", &w.suspect, one)
+		if w.state(one, tcp(1)) != Unknown {
+			t.Error("the endpoint is blamed")
+		}
 	})
 }

@@ -12,7 +12,10 @@ import (
 	"legate/internal/spec"
 )
 
-var errRefused = errors.New("connection refused")
+var (
+	errRefused  = errors.New("connection refused")
+	errShortage = errors.New("too many open files")
+)
 
 // world is a pool in a bubble of fake time, in front of endpoints that serve,
 // refuse or swallow the attempt as they are told.
@@ -40,7 +43,7 @@ func inWorld(t *testing.T, f func(w *world)) {
 			refusing: map[spec.Endpoint]bool{}, silent: map[spec.Endpoint]bool{},
 			dialled: map[spec.Endpoint][]time.Duration{}, flying: map[spec.Endpoint]int{},
 		}
-		w.pool = New(Config{Dial: w.dial, Changed: w.told(&w.changed), Suspect: w.told(&w.suspect)})
+		w.pool = New(Config{Dial: w.dial, Changed: w.told(&w.changed), Suspect: w.told(&w.suspect), Ours: func(err error) bool { return errors.Is(err, errShortage) }})
 		defer w.pool.Close()
 		f(w)
 	})

@@ -79,6 +79,9 @@ func TestAttempt_EarlyCloseTriesTheNextEndpoint(t *testing.T) {
 			if n := w.status().Counters.EarlyClosed; n == 0 {
 				t.Error("no early close was counted: the closing endpoint was never tried")
 			}
+			if w.suspected.Load() == 0 {
+				t.Error("the sources were not asked again after an early close")
+			}
 		})
 	}
 }
@@ -143,8 +146,62 @@ func TestAttempt_OwnListenerIsALoop(t *testing.T) {
 	w.eventually(func(s spec.LinkStatus) bool {
 		return s.State == spec.StateDown && strings.Contains(s.Endpoints[0].LastError, "would loop")
 	})
-	if n := w.status().Counters.Total; n != 1 {
-		t.Errorf("%d connections arrived, want the client's alone", n)
+	if s := w.status(); s.Counters.Total != 1 || s.Counters.Failed["loop"] != 1 {
+		t.Errorf("%d connections arrived, want the client's alone; failed %v", s.Counters.Total, s.Counters.Failed)
+	}
+}
+
+func TestLoops_KnowsItsOwnAddresses(t *testing.T) {
+	lo := newLoops()
+	local := func(host string) spec.Listen { return spec.Listen{Protocol: spec.TCP, Host: host, Port: 6379} }
+	for _, c := range []struct {
+		listen   spec.Listen
+		endpoint string
+		want     bool
+	}{
+		{local(""), "127.0.0.1:6379", true},
+		{local(""), "[::1]:6379", true},
+		{local(""), "127.0.0.1:6380", false},
+		{local(""), "192.0.2.1:6379", false},
+		{local("0.0.0.0"), "127.0.0.2:6379", true},
+		{local("0.0.0.0"), "[::1]:6379", false},
+		{local("::"), "127.0.0.1:6379", true},
+		{local("localhost"), "[::1]:6379", true},
+		{local("localhost"), "127.0.0.2:6379", false},
+		{local("127.0.0.1"), "0.0.0.0:6379", true},
+		{local("127.0.0.1"), "127.0.0.2:6379", false},
+		{spec.Listen{Protocol: spec.UDP, Port: 6379}, "127.0.0.1:6379", false},
+		{spec.Listen{Protocol: spec.Unix, Path: "/run/a"}, "unix:/run/a", true},
+		{spec.Listen{Protocol: spec.Unix, Path: "/run/a"}, "unix:/run/b", false},
+	} {
+		lo.set([]spec.Listen{c.listen})
+		_, e := fixed(c.endpoint, spec.TCP)
+		if got := lo.has(e); got != c.want {
+			t.Errorf("listening on %v, endpoint %s: loop %v", c.listen, c.endpoint, got)
+		}
+	}
+}
+
+// The other address of a name hides a silent one from whoever dials; a probe
+// must find out, or every second connection waits.
+func TestAttempt_SilentAddressOfANameIsTriedOnce(t *testing.T) {
+	hole, here := testnet.BlackHole(t, loopback).String(), say(t, "here")
+	w := newWorld(t, nil)
+	name := spec.Target{Source: spec.SourceDNS, Protocol: spec.TCP, Host: "twice.example", Port: 1}
+	_, silent := fixed(hole, spec.TCP)
+	_, good := fixed(here, spec.TCP)
+	w.pool.Set(name, spec.Answer{Endpoints: []spec.Endpoint{good, silent}, At: time.Now()})
+	w.link.Targets = []spec.Target{name}
+	w.apply()
+	w.answers("here")
+	w.answers("here")
+	w.eventually(func(s spec.LinkStatus) bool { return s.State == spec.StateDegraded })
+	for range 4 {
+		start := time.Now()
+		w.answers("here")
+		if took := time.Since(start); took >= stagger {
+			t.Errorf("a connection took %v: it began with the silent address", took)
+		}
 	}
 }
 

@@ -21,9 +21,8 @@ const (
 	shortageRetry = 100 * time.Millisecond
 )
 
-// flow is what a link knows about one connection. The link's mutex guards
-// connected, endpoint, released and starting; the rest belongs to the pump's calls, which
-// come one at a time.
+// flow is what a link knows about one connection. The link's mutex guards the
+// second half; the rest belongs to the pump's calls, which come one at a time.
 type flow struct {
 	pump    *pump.Flow
 	arrival uint64
@@ -38,10 +37,12 @@ type flow struct {
 	closed     error // how the last endpoint closed that did so early
 	short      bool  // an attempt failed for want of something of our own
 
-	connected bool
-	released  bool // from the queue, and not yet connected or failed
-	starting  bool // released, and its connect is not under way
-	endpoint  spec.Endpoint
+	generation uint64 // of the link's targets when the pass began; 0: none yet
+	connected  bool
+	released   bool          // from the queue, and not yet connected or failed
+	starting   bool          // released, and its connect is not under way
+	endpoint   spec.Endpoint // the last that it was connected to; written by the pump's calls only
+	news       chan struct{} // closed when it is connected; nil while nobody asks
 }
 
 // Next implements pump.Handler.
@@ -89,7 +90,7 @@ func (l *link) arrive(f *flow) pump.Step {
 	}
 	if len(l.queue.waiting) > 0 { // they came first
 		defer l.mu.Unlock()
-		return l.wait(f, time.Now().Add(l.spec.Options.Hold))
+		return l.hold(f)
 	}
 	l.mu.Unlock()
 	return l.startPass(f)
@@ -133,6 +134,7 @@ func (l *link) startPass(f *flow) pump.Step {
 func (l *link) pass(f *flow) pump.Step {
 	l.mu.Lock()
 	l.turn.Add(1)
+	f.generation = l.generation
 	f.candidates = l.candidates(f.candidates[:0])
 	l.mu.Unlock()
 	f.tried, f.closed, f.lastErr, f.short = 0, nil, nil, false
@@ -141,27 +143,28 @@ func (l *link) pass(f *flow) pump.Step {
 
 // tryNext names the next candidates to dial, or ends the pass.
 func (l *link) tryNext(f *flow) pump.Step {
-	left := attemptsLimit - time.Since(f.began)
-	if f.tried >= len(f.candidates) || left <= 0 {
+	if f.tried >= len(f.candidates) || time.Since(f.began) >= attemptsLimit {
 		return l.passFailed(f)
 	}
-	o := l.linkSpec().Options
+	l.mu.Lock()
+	o, starting := l.spec.Options, f.starting
+	l.mu.Unlock()
 	f.legs = f.legs[:0]
 	first := f.candidates[f.tried]
 	for _, c := range f.candidates[f.tried:] {
 		if len(f.legs) > 0 && !together(first, c) {
 			break
 		}
-		f.legs = append(f.legs, l.fw.leg(c.Endpoint, min(o.ConnectTimeout, left)))
+		f.legs = append(f.legs, l.fw.leg(c.Endpoint, o.ConnectTimeout))
 	}
-	if f.starting {
+	if starting {
 		f.legs[0].Begin = func() {
 			l.mu.Lock()
 			defer l.mu.Unlock()
 			l.begun(f)
 		}
 	}
-	return pump.Step{Dial: f.legs, Stagger: stagger, Settle: o.Settle, Retry: true}
+	return pump.Step{Dial: f.legs, Stagger: stagger, Deadline: f.began.Add(attemptsLimit), Settle: o.Settle, Retry: true}
 }
 
 // together tells whether two candidates are addresses of one name, which start
@@ -179,7 +182,12 @@ func (l *link) failed(f *flow) {
 }
 
 func (l *link) legFailed(f *flow, e spec.Endpoint, err error) {
-	if errors.Is(err, pump.ErrNotTried) {
+	switch {
+	case errors.Is(err, pump.ErrOvertaken):
+		// Slow or silent? A probe finds out, or each connection would wait.
+		l.fw.cfg.Pool.Doubt(e)
+		return
+	case errors.Is(err, pump.ErrNotTried):
 		return
 	}
 	f.lastErr = err
@@ -187,7 +195,7 @@ func (l *link) legFailed(f *flow, e spec.Endpoint, err error) {
 	// the endpoint was reached.
 	closed := errors.Is(err, syscall.ECONNRESET)
 	l.mu.Lock()
-	l.stats.endpoint(e).failed[pump.Reason(err)]++
+	l.stats.endpoint(e).failed[reason(err)]++
 	if closed {
 		l.stats.earlyClosed++
 	}
@@ -195,6 +203,7 @@ func (l *link) legFailed(f *flow, e spec.Endpoint, err error) {
 	switch {
 	case closed:
 		f.closed = pump.ErrReset
+		l.fw.cfg.Pool.Suspect(e)
 	case pump.IsShortage(err):
 		f.short = true
 	default:
@@ -213,10 +222,10 @@ func (l *link) closedEarly(f *flow, err error) {
 	s.failed["closed"]++
 	l.mu.Unlock()
 	f.closed, f.lastErr = err, err
+	l.fw.cfg.Pool.Suspect(e)
 	kept := f.candidates[:f.tried]
 	for i, c := range f.candidates[f.tried:] {
-		tried := c.Endpoint == e || (i < len(f.legs) && !errors.Is(f.legs[i].Err, pump.ErrNotTried))
-		if !tried {
+		if c.Endpoint != e && (i >= len(f.legs) || errors.Is(f.legs[i].Err, pump.ErrNotTried)) {
 			kept = append(kept, c)
 		}
 	}
@@ -236,29 +245,35 @@ func (l *link) passFailed(f *flow) pump.Step {
 		return pump.Step{Park: time.Now().Add(shortageRetry)}
 	}
 	l.mu.Lock()
-	defer l.mu.Unlock()
 	l.settleRelease(f)
-	switch {
-	case !f.short && !l.serves():
-		l.goDown(f.began)
-	case again:
-		// An endpoint came back while this flow tried the others.
-		return l.wait(f, f.began.Add(attemptsLimit))
-	default:
+	if again && (f.generation != l.generation || l.serves() && !f.short) {
+		// The link was swapped, or an endpoint came back, while this flow
+		// tried the others.
+		l.mu.Unlock()
+		return l.pass(f)
+	}
+	defer l.mu.Unlock()
+	if f.short || l.serves() {
 		return l.giveUp(f, ErrNoEndpoint)
 	}
+	l.goDown(f.began)
 	return l.hold(f)
 }
 
-// hold lets the flow wait for an endpoint, for as long as the link's time down
-// allows.
+// hold lets the flow wait for an endpoint: no longer than the link's time down
+// allows, and never for more than the option says, however often the link
+// seems to be up meanwhile.
 func (l *link) hold(f *flow) pump.Step {
-	if l.downSince.IsZero() {
-		return l.wait(f, time.Now().Add(l.spec.Options.Hold))
+	now, since := time.Now(), f.waited
+	if since.IsZero() {
+		since = now
 	}
-	until := l.downSince.Add(l.spec.Options.Hold)
+	if !l.downSince.IsZero() && l.downSince.Before(since) {
+		since = l.downSince
+	}
+	until := since.Add(l.spec.Options.Hold)
 	switch {
-	case l.spec.Options.WhenDown == spec.WhenDownRefuse, !time.Now().Before(until):
+	case l.spec.Options.WhenDown == spec.WhenDownRefuse, !now.Before(until):
 		if f.lastErr != nil {
 			return l.giveUp(f, ErrNoEndpoint)
 		}
@@ -266,12 +281,8 @@ func (l *link) hold(f *flow) pump.Step {
 	case len(l.queue.waiting) >= maxHeld:
 		return l.giveUp(f, ErrHoldFull)
 	}
-	return l.wait(f, until)
-}
-
-func (l *link) wait(f *flow, until time.Time) pump.Step {
 	if f.waited.IsZero() {
-		f.waited = time.Now()
+		f.waited = now
 		l.stats.heldTotal++
 	}
 	l.queue.add(f)
@@ -294,7 +305,18 @@ func failure(f *flow, err error) string {
 	case errors.Is(err, ErrHoldFull):
 		return "hold-full"
 	}
-	return pump.Reason(f.lastErr)
+	return reason(f.lastErr)
+}
+
+// reason is pump.Reason with the words for what only links know.
+func reason(err error) string {
+	switch {
+	case err == nil:
+		return "no-endpoint"
+	case errors.Is(err, ErrLoop):
+		return "loop"
+	}
+	return pump.Reason(err)
 }
 
 // Connected implements pump.Handler.
@@ -319,6 +341,7 @@ func (l *link) Connected(p *pump.Flow, leg int) {
 	s.current++
 	s.total++
 	l.settleRelease(f)
+	f.tell()
 	l.mu.Unlock()
 	l.fw.cfg.Pool.Report(e, nil)
 }

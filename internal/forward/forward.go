@@ -68,7 +68,7 @@ func (fw *Forwarder) Apply(links []spec.Link) []error {
 	fw.apply.Lock()
 	defer fw.apply.Unlock()
 	serving := fw.closeUnnamed(links)
-	fw.loops.set(links)
+	fw.loops.set(listens(links)) // also of those that are about to open
 	errs := make([]error, len(links))
 	next := make([]*link, 0, len(links))
 	all := make([]applied, len(links))
@@ -86,12 +86,30 @@ func (fw *Forwarder) Apply(links []spec.Link) []error {
 	fw.mu.Lock()
 	fw.links, fw.applied = next, all
 	fw.mu.Unlock()
+	fw.loops.set(listens(served(all)))
 	for _, a := range all {
 		if a.link != nil {
 			a.link.set(a.spec)
 		}
 	}
 	return errs
+}
+
+func served(all []applied) (links []spec.Link) {
+	for _, a := range all {
+		if a.link != nil {
+			links = append(links, a.spec)
+		}
+	}
+	return links
+}
+
+func listens(links []spec.Link) []spec.Listen {
+	out := make([]spec.Listen, len(links))
+	for i, s := range links {
+		out[i] = s.Listen
+	}
+	return out
 }
 
 // sameSocket tells whether a link can keep its listening socket.
@@ -179,24 +197,23 @@ func (fw *Forwarder) serving() []*link {
 	return fw.links
 }
 
-// Retire ends the live connections of a link that go to endpoints which are no
-// longer its own: it waits for them, and after within cuts those that are
-// left. It returns when they are gone, or with ctx's error when ctx ends first.
-func (fw *Forwarder) Retire(ctx context.Context, name string, within time.Duration) error {
-	i := slices.IndexFunc(fw.serving(), func(l *link) bool { return l.linkSpec().Name == name })
+// EndFormer ends the live connections of a link that go to its former
+// endpoints: it waits for them, and after within cuts those that are left. It
+// returns when they are gone, or with ctx's error when ctx ends first.
+func (fw *Forwarder) EndFormer(ctx context.Context, name string, within time.Duration) error {
+	links := fw.serving()
+	i := slices.IndexFunc(links, func(l *link) bool { return l.linkSpec().Name == name })
 	if i < 0 {
 		return fmt.Errorf("end connections: no link %q is served", name)
 	}
-	strays := fw.serving()[i].strays()
 	limit, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
-	if !waitFor(limit, strays) {
-		if ctx.Err() != nil {
-			return ctx.Err()
+	for _, f := range links[i].strays() {
+		if !links[i].awaitStray(limit, f) && ctx.Err() == nil {
+			f.pump.Cut(ErrCut)
+			waitFor(ctx, []*flow{f})
 		}
-		cut(strays, ErrCut)
 	}
-	waitFor(ctx, strays)
 	return ctx.Err()
 }
 

@@ -87,7 +87,7 @@ func TestApply_AddressOfSomebodyElse(t *testing.T) {
 	}
 }
 
-func TestRetire_DrainWaitsAndThenCuts(t *testing.T) {
+func TestEndFormer_DrainWaitsAndThenCuts(t *testing.T) {
 	w := newWorld(t, nil, testnet.Serve(t, "tcp4", testnet.Echo).String())
 	ends, stays := w.dial(), w.dial()
 	exchange(t, ends, "x")
@@ -98,7 +98,7 @@ func TestRetire_DrainWaitsAndThenCuts(t *testing.T) {
 	const within = 500 * time.Millisecond
 	start := time.Now()
 	done := make(chan error, 1)
-	go func() { done <- w.fw.Retire(context.Background(), "test", within) }()
+	go func() { done <- w.fw.EndFormer(context.Background(), "test", within) }()
 	ends.Close()
 	if err := <-done; err != nil {
 		t.Fatal(err)
@@ -110,13 +110,13 @@ func TestRetire_DrainWaitsAndThenCuts(t *testing.T) {
 	exchange(t, fresh, "still there")
 }
 
-func TestRetire_ReturnsWhenTheLastOneEnded(t *testing.T) {
+func TestEndFormer_ReturnsWhenTheLastOneEnded(t *testing.T) {
 	w := newWorld(t, nil, testnet.Serve(t, "tcp4", testnet.Echo).String())
 	c := w.dial()
 	exchange(t, c, "x")
 	w.point(say(t, "new"))
 	done := make(chan error, 1)
-	go func() { done <- w.fw.Retire(context.Background(), "test", time.Hour) }()
+	go func() { done <- w.fw.EndFormer(context.Background(), "test", time.Hour) }()
 	c.Close()
 	select {
 	case err := <-done:
@@ -125,6 +125,24 @@ func TestRetire_ReturnsWhenTheLastOneEnded(t *testing.T) {
 		}
 	case <-time.After(soon):
 		t.Error("the drain did not end with the last connection")
+	}
+}
+
+func TestEndFormer_WaitsForWhatIsStillConnecting(t *testing.T) {
+	hole := testnet.BlackHole(t, loopback).String()
+	w := newWorld(t, func(o *spec.Options) { o.ConnectTimeout = time.Second }, hole)
+	c := w.dial()
+	w.eventually(func(s spec.LinkStatus) bool { return s.Counters.Current == 1 })
+	w.point(say(t, "new"))
+	start := time.Now()
+	if err := w.fw.EndFormer(context.Background(), "test", time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(start); took < 500*time.Millisecond {
+		t.Errorf("returned after %v, while a connection might still have reached the former endpoint", took)
+	}
+	if got, err := read(t, c, soon); got != "new\n" || err != nil {
+		t.Errorf("the connection that was under way got %q, %v", got, err)
 	}
 }
 

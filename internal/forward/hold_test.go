@@ -199,3 +199,31 @@ func TestWhenDownRefuse_StopsListening(t *testing.T) {
 		})
 	}
 }
+
+// What the probes see and what connections meet may differ, for example when
+// connects take longer than their time-out but not than a probe's.
+func TestHold_EndsThoughTheLinkSeemsToComeUpAgainAndAgain(t *testing.T) {
+	const hold = time.Second
+	bad := testnet.RefusingAddr(t, loopback).String()
+	w := newWorld(t, func(o *spec.Options) { o.Hold = hold }, bad)
+	_, e := fixed(bad, spec.TCP)
+	stop := make(chan struct{})
+	var lying sync.WaitGroup
+	lying.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(20 * time.Millisecond):
+				w.pool.Report(e, nil)
+			}
+		}
+	})
+	start := time.Now()
+	w.refuses(soon)
+	close(stop)
+	lying.Wait()
+	if took := time.Since(start); took < hold/2 || took > 3*hold {
+		t.Errorf("held for %v, want about %v", took, hold)
+	}
+}

@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"context"
 	"errors"
 	"os"
 	"slices"
@@ -21,47 +22,55 @@ type link struct {
 	listen spec.Listen
 	turn   atomic.Uint64 // round robin
 
-	acceptors []pump.Acceptor
-
-	mu        sync.Mutex // guards the following
-	spec      spec.Link
-	flows     map[*flow]struct{}
-	arrivals  uint64
-	queue     queue
-	downSince time.Time // zero: up
-	upSince   time.Time // the end of the last time down
-	closed    bool      // stopped listening for good
-	refusing  bool      // the listeners are, or will be, suspended
-	attention endpoints.Attention
-	stats     stats
+	mu         sync.Mutex // guards the following
+	spec       spec.Link
+	generation uint64 // of the targets; 1 is the first
+	acceptors  []pump.Acceptor
+	flows      map[*flow]struct{}
+	arrivals   uint64
+	queue      queue
+	downSince  time.Time // zero: up
+	upSince    time.Time // the end of the last time down
+	closed     bool      // stopped listening for good
+	refusing   bool      // the listeners are, or will be, suspended
+	attention  endpoints.Attention
+	stats      stats
 
 	listening sync.Mutex // one suspend or resume at a time
 	changes   sync.WaitGroup
 }
 
 func newLink(fw *Forwarder, s spec.Link) *link {
-	return &link{fw: fw, listen: s.Listen, spec: s, flows: map[*flow]struct{}{}, stats: newStats()}
+	return &link{fw: fw, listen: s.Listen, spec: s, generation: 1, flows: map[*flow]struct{}{}, stats: newStats()}
 }
 
 // open makes the listening sockets and serves them.
 func (l *link) open() error {
+	// Flows of the first socket may find the link down before the second is
+	// served, which then has to follow, too.
+	l.listening.Lock()
+	defer l.listening.Unlock()
 	ls, err := l.fw.cfg.Open(l.spec)
 	if err != nil {
 		return err
 	}
+	var acceptors []pump.Acceptor
 	for i, s := range ls {
 		a, err := l.fw.cfg.Engine.Serve(s, l)
 		if err != nil {
-			return errors.Join(err, l.closeAcceptors(), closeListeners(ls[i+1:]))
+			return errors.Join(err, closeAcceptors(acceptors), closeListeners(ls[i+1:]))
 		}
-		l.acceptors = append(l.acceptors, a)
+		acceptors = append(acceptors, a)
 	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.acceptors = acceptors
 	return nil
 }
 
-func (l *link) closeAcceptors() error {
+func closeAcceptors(list []pump.Acceptor) error {
 	var errs []error
-	for _, a := range l.acceptors {
+	for _, a := range list {
 		errs = append(errs, a.Close())
 	}
 	return errors.Join(errs...)
@@ -69,13 +78,16 @@ func (l *link) closeAcceptors() error {
 
 // close stops listening; the flows go on.
 func (l *link) close() {
-	if err := l.closeAcceptors(); err != nil {
-		l.fw.cfg.Log.Warn("closing a listener failed", "link", l.linkSpec().Name, "error", err)
+	l.mu.Lock()
+	l.closed = true
+	name, acceptors := l.spec.Name, l.acceptors
+	l.mu.Unlock()
+	if err := closeAcceptors(acceptors); err != nil {
+		l.fw.cfg.Log.Warn("closing a listener failed", "link", name, "error", err)
 	}
 	l.changes.Wait()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.closed = true
 	if len(l.flows) == 0 {
 		l.fw.cfg.Pool.Watch(l, l.spec.Targets, endpoints.Idle)
 	}
@@ -94,6 +106,7 @@ func (l *link) set(s spec.Link) {
 	if !slices.Equal(l.spec.Targets, s.Targets) {
 		l.fw.cfg.Pool.Watch(l, l.spec.Targets, endpoints.Idle)
 		l.attention = endpoints.Idle
+		l.generation++
 		// What is known of the old target says nothing about the new one.
 		l.downSince = time.Time{}
 	}
@@ -126,6 +139,7 @@ func (l *link) reconsider() {
 	if l.listen.Protocol == spec.UDP {
 		l.moveSessions(list)
 	}
+	l.stats.forget(list)
 	l.release()
 }
 
@@ -163,11 +177,14 @@ func (l *link) goDown(since time.Time) {
 	if l.listen.Protocol == spec.UDP {
 		return // nothing to hold or refuse: datagrams are dropped
 	}
+	if since.Before(l.upSince) {
+		since = l.upSince // a pass that began before it was up for a moment
+	}
 	if l.downSince.IsZero() {
 		l.fw.cfg.Log.Info("link is down", "link", l.spec.Name, "target", targetText(l.spec.Targets))
 		l.downSince = since
 	}
-	if since.Before(l.downSince) && since.After(l.upSince) {
+	if since.Before(l.downSince) {
 		l.downSince = since
 	}
 	l.attend()
@@ -206,9 +223,9 @@ func (l *link) refuse(want bool) {
 		l.listening.Lock()
 		defer l.listening.Unlock()
 		l.mu.Lock()
-		listen, name := !l.refusing, l.spec.Name
+		listen, name, acceptors := !l.refusing, l.spec.Name, l.acceptors
 		l.mu.Unlock()
-		for _, a := range l.acceptors {
+		for _, a := range acceptors {
 			if err := setListening(a, listen); err != nil && !errors.Is(err, os.ErrClosed) {
 				l.fw.cfg.Log.Error("the listener does not follow the link's state", "link", name, "error", err)
 			}
@@ -239,18 +256,57 @@ func (l *link) liveFlows() []*flow {
 	return all
 }
 
-// strays returns the flows on endpoints that the link no longer leads to.
+// strays returns the flows that go to former endpoints, or may be about to.
 func (l *link) strays() []*flow {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	list := l.candidates(nil)
 	var out []*flow
 	for f := range l.flows {
-		if f.connected && !slices.ContainsFunc(list, func(c endpoints.Candidate) bool { return c.Endpoint == f.endpoint }) {
+		if l.isStray(f, list) {
 			out = append(out, f)
 		}
 	}
 	return out
+}
+
+func (l *link) isStray(f *flow, list []endpoints.Candidate) bool {
+	if f.connected {
+		return !slices.ContainsFunc(list, func(c endpoints.Candidate) bool { return c.Endpoint == f.endpoint })
+	}
+	return f.generation != 0 && f.generation != l.generation && !slices.Contains(l.queue.waiting, f)
+}
+
+// awaitStray waits until f has ended or does not go to a former endpoint. It
+// returns false when ctx ends first.
+func (l *link) awaitStray(ctx context.Context, f *flow) bool {
+	for {
+		l.mu.Lock()
+		_, live := l.flows[f]
+		stray := live && l.isStray(f, l.candidates(nil))
+		if f.news == nil {
+			f.news = make(chan struct{})
+		}
+		news := f.news
+		l.mu.Unlock()
+		if !stray {
+			return true
+		}
+		select {
+		case <-news:
+		case <-f.done:
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+// tell wakes who waits for what becomes of f.
+func (f *flow) tell() {
+	if f.news != nil {
+		close(f.news)
+		f.news = nil
+	}
 }
 
 func targetText(ts []spec.Target) string {

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"legate/internal/pump"
@@ -18,64 +19,74 @@ var ErrLoop = errors.New("would loop: the endpoint is our own listener")
 
 // loops knows our own listening addresses.
 type loops struct {
-	mu     sync.Mutex // guards the following
-	ours   []spec.Listen
+	ours atomic.Pointer[map[socket][]spec.Listen] // by what an endpoint must have in common with them
+
+	mu     sync.Mutex          // guards the following
 	local  map[netip.Addr]bool // addresses of this host
 	readAt time.Time
+}
+
+// socket is the part of an address that a loop cannot do without.
+type socket struct {
+	protocol spec.Protocol
+	port     uint16
+	path     string
 }
 
 // addressesAge is how long the list of this host's addresses is believed: it
 // is read from the kernel, which is too dear for every connection.
 const addressesAge = 10 * time.Second
 
-func newLoops() *loops { return &loops{} }
+func newLoops() *loops {
+	lo := &loops{}
+	lo.set(nil)
+	return lo
+}
 
-func (lo *loops) set(links []spec.Link) {
-	lo.mu.Lock()
-	defer lo.mu.Unlock()
-	lo.ours = make([]spec.Listen, len(links))
-	for i, s := range links {
-		lo.ours[i] = s.Listen
+func (lo *loops) set(ours []spec.Listen) {
+	index := map[socket][]spec.Listen{}
+	for _, l := range ours {
+		k := socket{l.Protocol, l.Port, l.Path}
+		index[k] = append(index[k], l)
 	}
+	lo.ours.Store(&index)
 }
 
 // has tells whether a connection to e would come back to us.
 func (lo *loops) has(e spec.Endpoint) bool {
-	lo.mu.Lock()
-	defer lo.mu.Unlock()
-	for _, l := range lo.ours {
-		if lo.leadsTo(l, e) {
+	for _, l := range (*lo.ours.Load())[socket{e.Protocol, e.Addr.Port(), e.Path}] {
+		if e.Protocol == spec.Unix || lo.reaches(l.Host, e.Addr.Addr().Unmap()) {
 			return true
 		}
 	}
 	return false
 }
 
-func (lo *loops) leadsTo(l spec.Listen, e spec.Endpoint) bool {
-	if l.Protocol != e.Protocol {
-		return false
+// reaches tells whether a connection to a arrives at a listener on host.
+func (lo *loops) reaches(host string, a netip.Addr) bool {
+	v4, v6 := netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()
+	if host == "localhost" {
+		return a == v4 || a == v6 || a.IsUnspecified()
 	}
-	if e.Protocol == spec.Unix {
-		return l.Path == e.Path
+	h := netip.IPv6Unspecified()
+	if host != "" {
+		h, _ = netip.ParseAddr(host) // the zero Addr is nobody's
 	}
-	if l.Port != e.Addr.Port() {
-		return false
-	}
-	a := e.Addr.Addr().Unmap()
-	switch l.Host {
-	case "", "0.0.0.0", "::":
+	switch {
+	case h == netip.IPv6Unspecified():
 		return lo.isLocal(a)
-	case "localhost":
-		return a.IsLoopback() && (a == netip.IPv6Loopback() || a == netip.AddrFrom4([4]byte{127, 0, 0, 1}))
+	case h == netip.IPv4Unspecified():
+		return a.Is4() && lo.isLocal(a)
 	}
-	host, err := netip.ParseAddr(l.Host)
-	return err == nil && (host == a || a.IsUnspecified() && host.IsLoopback())
+	return h == a || a.IsUnspecified() && (h == v4 || h == v6)
 }
 
 func (lo *loops) isLocal(a netip.Addr) bool {
 	if a.IsLoopback() || a.IsUnspecified() {
 		return true
 	}
+	lo.mu.Lock()
+	defer lo.mu.Unlock()
 	if time.Since(lo.readAt) > addressesAge {
 		lo.readAddresses()
 	}
@@ -90,10 +101,8 @@ func (lo *loops) readAddresses() {
 		return // the socket that is connected to itself is still noticed
 	}
 	for _, a := range addrs {
-		if n, ok := a.(*net.IPNet); ok {
-			if ip, ok := netip.AddrFromSlice(n.IP); ok {
-				lo.local[ip.Unmap()] = true
-			}
+		if p, err := netip.ParsePrefix(a.String()); err == nil {
+			lo.local[p.Addr().Unmap()] = true
 		}
 	}
 }

@@ -10,8 +10,8 @@ const (
 	// maxHeld connections wait per link; more would only make the outage last
 	// longer when the endpoint is back.
 	maxHeld = 1024
-	// maxConnecting connects are in flight per endpoint while held
-	// connections are released.
+	// maxConnecting connects of a link are in flight while held connections
+	// are released.
 	maxConnecting = 64
 )
 

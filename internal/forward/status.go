@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"slices"
 	"time"
 
 	"legate/internal/endpoints"
@@ -37,6 +38,16 @@ func (s *stats) endpoint(e spec.Endpoint) *endpointStats {
 		s.endpoints[e] = es
 	}
 	return es
+}
+
+// forget drops what is known of endpoints that are neither in the list nor in
+// use, of which moving containers leave one behind at every move.
+func (s *stats) forget(list []endpoints.Candidate) {
+	for e, es := range s.endpoints {
+		if es.current == 0 && !slices.ContainsFunc(list, func(c endpoints.Candidate) bool { return c.Endpoint == e }) {
+			delete(s.endpoints, e)
+		}
+	}
 }
 
 // add takes in the final counters of a flow.
@@ -89,7 +100,7 @@ func (l *link) status() spec.LinkStatus {
 		since := l.downSince
 		s.Since = &since
 	}
-	s.Error = l.sourceError()
+	s.Error, s.Learned = l.sourceError()
 	perEndpoint := map[spec.Endpoint]pump.Counters{}
 	s.Counters = l.counters(perEndpoint)
 	for _, c := range list {
@@ -111,14 +122,14 @@ func (l *link) state(list []endpoints.Candidate) spec.LinkState {
 }
 
 // sourceError returns why a source could not be asked, of the first target
-// that has such an error.
-func (l *link) sourceError() string {
+// that has such an error, and from when its endpoints are.
+func (l *link) sourceError() (string, *time.Time) {
 	for _, t := range l.spec.Targets {
 		if a := l.fw.cfg.Pool.Answer(t); a.Err != nil {
-			return a.Err.Error()
+			return a.Err.Error(), optional(a.At)
 		}
 	}
-	return ""
+	return "", nil
 }
 
 func (l *link) counters(perEndpoint map[spec.Endpoint]pump.Counters) spec.LinkCounters {

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -25,6 +26,8 @@ type world struct {
 	pool *endpoints.Pool
 	link spec.Link
 	addr string // where clients connect
+
+	suspected atomic.Int64 // how often a source was to be asked again
 }
 
 // newWorld serves one link, with the default options as changed, to targets
@@ -40,6 +43,8 @@ func newWorld(t *testing.T, change func(*spec.Options), targets ...string) *worl
 	w.pool = endpoints.New(endpoints.Config{
 		Dial:    func(ctx context.Context, e spec.Endpoint, d time.Duration) error { return w.fw.Dial(ctx, e, d) },
 		Changed: func(target spec.Target) { w.fw.Changed(target) },
+		Suspect: func(spec.Target) { w.suspected.Add(1) },
+		Ours:    pump.IsShortage,
 	})
 	w.fw = New(Config{Engine: engine, Pool: w.pool})
 	t.Cleanup(func() { w.stop(engine) })

@@ -32,8 +32,9 @@ type LinkStatus struct {
 	Target    string           `json:"target"` // in force now, overrides included
 	Origin    Origin           `json:"origin"`
 	State     LinkState        `json:"state"`
-	Since     *time.Time       `json:"since,omitempty"` // when it went down
-	Error     string           `json:"error,omitempty"` // why the link is in error or its source has no answer
+	Since     *time.Time       `json:"since,omitempty"`   // when it went down
+	Error     string           `json:"error,omitempty"`   // why the link is in error or its source has no answer
+	Learned   *time.Time       `json:"learned,omitempty"` // with a source's Error: when its endpoints were learned
 	Override  *Override        `json:"override,omitempty"`
 	Counters  LinkCounters     `json:"counters"`
 	Endpoints []EndpointStatus `json:"endpoints"`
