@@ -381,3 +381,22 @@ func TestDaemon_EndsWhileItProbesADownLink(t *testing.T) {
 	defer held.Close()
 	testnet.Eventually(t, testnet.Patience, func() bool { return d.Snapshot().Links[0].State == spec.StateHolding })
 }
+
+// Two links that lead to each other: the probes of what failed must not come
+// back to us, or they find that all is well, again and again.
+func TestDaemon_LoopOfTwoLinksIsDown(t *testing.T) {
+	a, b := socket(t), socket(t)
+	d := start(t, Config{Links: parseLinks(t, a+"="+b+";name=a;hold=300ms", b+"="+a+";name=b")})
+	c := connect(t, a)
+	defer c.Close()
+	if answer, err := c.ask(); err == nil {
+		t.Fatalf("the loop answered %q", answer)
+	}
+	l := d.Snapshot().Links[0]
+	if l.State != spec.StateDown || l.Counters.Total != 1 || l.Endpoints[0].Failed["loop"] != 1 {
+		t.Errorf("status: %s, %d connections, attempts failed %v", l.State, l.Counters.Total, l.Endpoints[0].Failed)
+	}
+	if n := d.Snapshot().Links[1].Counters.Total; n != 0 {
+		t.Errorf("the second link got %d connections from us", n)
+	}
+}
