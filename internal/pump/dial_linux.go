@@ -34,7 +34,7 @@ func (f *netFlow) dial(step Step) (int, *side) {
 		return race(ctx, step)
 	}
 	for i := range step.Dial {
-		if ctx.Err() != nil {
+		if isOver(ctx) {
 			break
 		}
 		leg := &step.Dial[i]
@@ -46,6 +46,13 @@ func (f *netFlow) dial(step Step) (int, *side) {
 	return 0, nil
 }
 
+// isOver tells whether ctx has ended or its deadline passed: a socket's own
+// deadline may fire a little before the context's timer does.
+func isOver(ctx context.Context) bool {
+	deadline, ok := ctx.Deadline()
+	return ctx.Err() != nil || (ok && !time.Now().Before(deadline))
+}
+
 // race starts legs Stagger apart, or as soon as one failed, and keeps the
 // first to connect (RFC 8305, section 5).
 func race(ctx context.Context, step Step) (int, *side) {
@@ -54,7 +61,7 @@ func race(ctx context.Context, step Step) (int, *side) {
 	results := make(chan dialed)
 	started, pending := 0, 0
 	start := func() {
-		if started == len(step.Dial) || ctx.Err() != nil {
+		if started == len(step.Dial) || isOver(ctx) {
 			return
 		}
 		go func(i int) {
