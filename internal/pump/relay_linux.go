@@ -72,11 +72,15 @@ func (r *relay) clientToEndpoint() {
 	if r.step.Settle > 0 {
 		r.waitSettled()
 	}
+	var broken error
 	if r.gate.Load() == gateShut {
-		r.client.peek()
+		_, broken = r.client.peek()
 	}
 	if !r.gate.CompareAndSwap(gateShut, gateForwarding) && r.gate.Load() == gateEarly {
 		return
+	}
+	if broken != nil {
+		r.broke(r.client, broken)
 	}
 	r.carry(r.endpoint, r.client, &r.f.in)
 }
@@ -104,7 +108,7 @@ func (r *relay) endpointToClient() error {
 // closedEarly waits for the endpoint's first word. It returns an error when
 // that is a close that another endpoint can make good.
 func (r *relay) closedEarly() error {
-	got := r.endpoint.peek()
+	got, broken := r.endpoint.peek()
 	if got != peekEOF && got != peekReset {
 		r.gate.CompareAndSwap(gateShut, gateForwarding)
 		return nil
@@ -113,6 +117,9 @@ func (r *relay) closedEarly() error {
 	if late || r.client.check(hasEnded) || !r.gate.CompareAndSwap(gateShut, gateEarly) {
 		r.gate.CompareAndSwap(gateShut, gateForwarding)
 		close(r.settled)
+		if broken != nil {
+			r.broke(r.endpoint, broken)
+		}
 		return nil
 	}
 	close(r.settled)

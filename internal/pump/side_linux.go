@@ -194,8 +194,9 @@ const (
 )
 
 // peek waits until the connection has something to read and says what, leaving
-// it there.
-func (s *side) peek() peeked {
+// it there. Only an error cannot be left: it is reported once (SO_ERROR,
+// socket(7)), so who peeks must act on it.
+func (s *side) peek() (peeked, error) {
 	if s.raw == nil {
 		return s.readAhead()
 	}
@@ -212,29 +213,31 @@ func (s *side) peek() peeked {
 	})
 	switch {
 	case werr != nil:
-		return peekInterrupted
+		return peekInterrupted, nil
+	case vanished(err):
+		return peekReset, err
 	case err != nil:
-		return peekReset
+		return peekReset, ErrReset
 	case n == 0:
-		return peekEOF
+		return peekEOF, nil
 	}
-	return peekData
+	return peekData, nil
 }
 
 // readAhead is peek for a connection that is no socket, which can only be read.
-func (s *side) readAhead() peeked {
+func (s *side) readAhead() (peeked, error) {
 	b := make([]byte, 4<<10)
 	n, err := s.conn.Read(b)
 	s.ahead = b[:n]
 	switch {
 	case n > 0:
-		return peekData // an error with it comes again
+		return peekData, nil // an error with it comes again
 	case errors.Is(err, io.EOF):
-		return peekEOF
+		return peekEOF, nil
 	case isDeadline(err):
-		return peekInterrupted
+		return peekInterrupted, nil
 	}
-	return peekReset
+	return peekReset, err
 }
 
 // read reads from a connection that is no socket.
