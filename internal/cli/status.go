@@ -133,6 +133,8 @@ func (r report) table(links []spec.LinkStatus) error {
 
 func endpointState(e spec.EndpointStatus) string {
 	switch {
+	case e.Former:
+		return "former"
 	case e.Failing:
 		return "failing"
 	case e.Total == 0 && e.LastTried == nil:
@@ -157,6 +159,9 @@ func (r report) notes(l spec.LinkStatus) []string {
 		note("%s%s", l.Error, r.learned(l.Learned))
 	}
 	c := l.Counters
+	if l.Limit > 0 && c.Current >= int64(l.Limit) {
+		note("the limit of %d connections is reached; others wait in the listen queue", l.Limit)
+	}
 	if c.HeldTotal > 0 {
 		note("%d wait now, %d waited so far, %d of them left", c.Held, c.HeldTotal, c.Abandoned)
 	}

@@ -24,7 +24,7 @@ func (d *Daemon) Swap(ctx context.Context, r control.SwapRequest) (control.SwapR
 	if r.Live == control.LiveDrain {
 		within = time.Duration(r.Within)
 	}
-	if err := d.forwarder.EndFormer(ctx, reply.Link, within); err != nil {
+	if _, err := d.forwarder.EndFormer(ctx, reply.Link, within); err != nil {
 		return reply, fmt.Errorf("link %s goes to %s, but ending its former connections failed: %w", reply.Link, reply.Target, err)
 	}
 	return reply, nil

@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"io"
 	"net"
 	"strings"
 	"testing"
@@ -93,14 +94,40 @@ func TestAttempt_EarlyCloseByAllIsPassedOnAsItWas(t *testing.T) {
 		if got, err := read(t, w.dial(), soon); got != "" || err != nil {
 			t.Errorf("got %q, %v; want the end of the file", got, err)
 		}
-		if n := w.status().Counters.EarlyClosed; n != 2 {
-			t.Errorf("%d early closes, want one of each endpoint", n)
+		if n := w.status().Counters.EarlyClosed; n != 1 {
+			t.Errorf("%d early closes, want the first one's: the last one's is the answer", n)
 		}
 	})
 	t.Run("RST", func(t *testing.T) {
 		w := newWorld(t, nil, testnet.Serve(t, "tcp4", reset).String())
 		w.refuses(soon)
 	})
+}
+
+// A server may say at once that it has nothing to say, and still listen.
+func TestAttempt_EarlyHalfCloseOfTheLastEndpointKeepsUploads(t *testing.T) {
+	got := make(chan string, 1)
+	w := newWorld(t, nil, testnet.Serve(t, "tcp4", func(c net.Conn) {
+		_ = c.(*net.TCPConn).CloseWrite()
+		b, _ := io.ReadAll(c)
+		got <- string(b)
+	}).String())
+	c := w.dial()
+	if text, err := read(t, c, soon); text != "" || err != nil {
+		t.Fatalf("got %q, %v; want the server's end", text, err)
+	}
+	if _, err := c.Write([]byte("upload")); err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+	select {
+	case text := <-got:
+		if text != "upload" {
+			t.Errorf("the server got %q", text)
+		}
+	case <-time.After(soon):
+		t.Error("the upload did not arrive")
+	}
 }
 
 func TestAttempt_SentBytesAreNeverSentAgain(t *testing.T) {

@@ -39,6 +39,7 @@ type flow struct {
 
 	generation uint64 // of the link's targets when the pass began; 0: none yet
 	connected  bool
+	since      time.Time     // when it was connected
 	released   bool          // from the queue, and not yet connected or failed
 	starting   bool          // released, and its connect is not under way
 	endpoint   spec.Endpoint // the last that it was connected to; written by the pump's calls only
@@ -164,8 +165,13 @@ func (l *link) tryNext(f *flow) pump.Step {
 			l.begun(f)
 		}
 	}
-	return pump.Step{Dial: f.legs, Stagger: stagger, Deadline: f.began.Add(attemptsLimit), Settle: o.Settle, Retry: true}
+	return pump.Step{Dial: f.legs, Stagger: stagger, Deadline: f.began.Add(attemptsLimit), Settle: o.Settle, Retry: f.hasOther()}
 }
+
+// hasOther tells whether another endpoint could make good an early close. The
+// last one's close is its answer, and may be half of one: a server that has
+// nothing to say may still want to hear.
+func (f *flow) hasOther() bool { return len(f.candidates)-f.tried > 1 }
 
 // together tells whether two candidates are addresses of one name, which start
 // staggered instead of one after the other.
@@ -235,7 +241,7 @@ func (l *link) closedEarly(f *flow, err error) {
 // passFailed decides when every candidate had its turn.
 func (l *link) passFailed(f *flow) pump.Step {
 	if f.closed != nil {
-		// Every endpoint that could be reached closed: that is the answer.
+		// The last one could not be reached, the one before closed.
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		return l.giveUp(f, f.closed)
@@ -336,7 +342,7 @@ func (l *link) Connected(p *pump.Flow, leg int) {
 		}
 	}
 	l.mu.Lock()
-	f.endpoint, f.connected = e, true
+	f.endpoint, f.connected, f.since = e, true, time.Now()
 	s := l.stats.endpoint(e)
 	s.current++
 	s.total++
@@ -366,7 +372,12 @@ func (l *link) Done(p *pump.Flow, r pump.Result) {
 	if l.closed && len(l.flows) == 0 {
 		l.fw.cfg.Pool.Watch(l, l.spec.Targets, endpoints.Idle)
 	}
+	silent := f.connected && r.Counters == pump.Counters{} && time.Since(f.since) < pump.EarlyClose
 	l.mu.Unlock()
+	if silent {
+		// An endpoint that closes at once may be another than it was.
+		l.fw.cfg.Pool.Suspect(f.endpoint)
+	}
 	if l.fw.cfg.LogConnections {
 		l.fw.logEnd(name, f, r)
 	}

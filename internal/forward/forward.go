@@ -197,24 +197,34 @@ func (fw *Forwarder) serving() []*link {
 	return fw.links
 }
 
+// Ended counts the connections that EndFormer was for.
+type Ended struct {
+	Ended int // by themselves
+	Cut   int
+}
+
 // EndFormer ends the live connections of a link that go to its former
 // endpoints: it waits for them, and after within cuts those that are left. It
 // returns when they are gone, or with ctx's error when ctx ends first.
-func (fw *Forwarder) EndFormer(ctx context.Context, name string, within time.Duration) error {
+func (fw *Forwarder) EndFormer(ctx context.Context, name string, within time.Duration) (n Ended, err error) {
 	links := fw.serving()
 	i := slices.IndexFunc(links, func(l *link) bool { return l.linkSpec().Name == name })
 	if i < 0 {
-		return fmt.Errorf("end connections: no link %q is served", name)
+		return n, fmt.Errorf("end connections: no link %q is served", name)
 	}
 	limit, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	for _, f := range links[i].strays() {
-		if !links[i].awaitStray(limit, f) && ctx.Err() == nil {
+		switch {
+		case links[i].awaitStray(limit, f):
+			n.Ended++
+		case ctx.Err() == nil:
 			f.pump.Cut(ErrCut)
 			waitFor(ctx, []*flow{f})
+			n.Cut++
 		}
 	}
-	return ctx.Err()
+	return n, ctx.Err()
 }
 
 // Close accepts what is queued, stops accepting, waits for the flows until ctx

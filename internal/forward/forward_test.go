@@ -20,6 +20,9 @@ func TestApply_NewTargetKeepsLiveConnections(t *testing.T) {
 	w.point(say(t, "new"))
 	w.answers("new")
 	exchange(t, old, "after")
+	if e := w.status().Endpoints; len(e) != 2 || !e[1].Former || e[1].Current != 1 {
+		t.Errorf("status does not show where the live connection goes: %+v", e)
+	}
 }
 
 func exchange(t *testing.T, c net.Conn, text string) {
@@ -98,10 +101,15 @@ func TestEndFormer_DrainWaitsAndThenCuts(t *testing.T) {
 	const within = 500 * time.Millisecond
 	start := time.Now()
 	done := make(chan error, 1)
-	go func() { done <- w.fw.EndFormer(context.Background(), "test", within) }()
+	var n Ended
+	go func() {
+		var err error
+		n, err = w.fw.EndFormer(context.Background(), "test", within)
+		done <- err
+	}()
 	ends.Close()
-	if err := <-done; err != nil {
-		t.Fatal(err)
+	if err := <-done; err != nil || n != (Ended{Ended: 1, Cut: 1}) {
+		t.Fatalf("%+v, %v; want one ended, one cut", n, err)
 	}
 	if took := time.Since(start); took < within {
 		t.Errorf("drained for %v, want %v", took, within)
@@ -116,7 +124,10 @@ func TestEndFormer_ReturnsWhenTheLastOneEnded(t *testing.T) {
 	exchange(t, c, "x")
 	w.point(say(t, "new"))
 	done := make(chan error, 1)
-	go func() { done <- w.fw.EndFormer(context.Background(), "test", time.Hour) }()
+	go func() {
+		_, err := w.fw.EndFormer(context.Background(), "test", time.Hour)
+		done <- err
+	}()
 	c.Close()
 	select {
 	case err := <-done:
@@ -135,7 +146,7 @@ func TestEndFormer_WaitsForWhatIsStillConnecting(t *testing.T) {
 	w.eventually(func(s spec.LinkStatus) bool { return s.Counters.Current == 1 })
 	w.point(say(t, "new"))
 	start := time.Now()
-	if err := w.fw.EndFormer(context.Background(), "test", time.Hour); err != nil {
+	if _, err := w.fw.EndFormer(context.Background(), "test", time.Hour); err != nil {
 		t.Fatal(err)
 	}
 	if took := time.Since(start); took < 500*time.Millisecond {

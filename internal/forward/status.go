@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
@@ -85,6 +86,7 @@ func describe(s spec.Link) spec.LinkStatus {
 		Listen:    s.Listen.String(),
 		Target:    targetText(s.Targets),
 		Origin:    s.Origin,
+		Limit:     s.Options.MaxConnections,
 		Counters:  spec.LinkCounters{Failed: map[string]int64{}},
 		Endpoints: []spec.EndpointStatus{},
 	}
@@ -105,8 +107,19 @@ func (l *link) status() spec.LinkStatus {
 	s.Counters = l.counters(perEndpoint)
 	for _, c := range list {
 		s.Endpoints = append(s.Endpoints, l.endpointStatus(c, perEndpoint[c.Endpoint]))
+		delete(perEndpoint, c.Endpoint)
 	}
+	for e, live := range perEndpoint { // what is left
+		former := l.endpointStatus(endpoints.Candidate{Endpoint: e}, live)
+		former.From, former.Former = "", true
+		s.Endpoints = append(s.Endpoints, former)
+	}
+	sortFormer(s.Endpoints[len(list):])
 	return s
+}
+
+func sortFormer(list []spec.EndpointStatus) {
+	slices.SortFunc(list, func(a, b spec.EndpointStatus) int { return cmp.Compare(a.Address, b.Address) })
 }
 
 func (l *link) state(list []endpoints.Candidate) spec.LinkState {

@@ -31,6 +31,7 @@ type LinkStatus struct {
 	Listen    string           `json:"listen"`
 	Target    string           `json:"target"` // in force now, overrides included
 	Origin    Origin           `json:"origin"`
+	Limit     int              `json:"limit,omitempty"` // of connections at once; 0: none
 	State     LinkState        `json:"state"`
 	Since     *time.Time       `json:"since,omitempty"`   // when it went down
 	Error     string           `json:"error,omitempty"`   // why the link is in error or its source has no answer
@@ -61,6 +62,7 @@ type EndpointStatus struct {
 	Address   string           `json:"address"`
 	From      string           `json:"from"`                // the target that it came from
 	Failing   bool             `json:"failing"`             // its last attempt failed
+	Former    bool             `json:"former,omitempty"`    // no longer the link's, but connections go on there
 	LastError string           `json:"lastError"`           // of the last failed attempt
 	LastTried *time.Time       `json:"lastTried,omitempty"` // when that was
 	Current   int64            `json:"current"`
