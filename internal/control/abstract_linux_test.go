@@ -7,8 +7,11 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -85,6 +88,41 @@ func asUser(t *testing.T, uid int, f func()) {
 		f()
 	}()
 	<-done
+}
+
+// askPrefixes makes the test binary print what it would be found by.
+const askPrefixes = "LEGATE_TEST_PREFIXES"
+
+func TestAbstract_PrintPrefixes(t *testing.T) {
+	if os.Getenv(askPrefixes) == "" {
+		return
+	}
+	p := DefaultPlaces(os.Getenv)
+	fmt.Fprintf(os.Stderr, "%s %s\n", p.Abstract, p.Search)
+}
+
+// Containers that share a network namespace see each other's abstract names.
+func TestAbstract_PIDNamespacesAreApart(t *testing.T) {
+	prefixes := func(flags uintptr) string {
+		c := exec.Command(os.Args[0], "-test.run=^TestAbstract_PrintPrefixes$")
+		c.Env = append(os.Environ(), askPrefixes+"=1")
+		c.SysProcAttr = &syscall.SysProcAttr{Cloneflags: flags}
+		var out strings.Builder
+		c.Stderr = &out
+		if err := c.Run(); err != nil {
+			testnet.Skip(t, fmt.Sprintf("start a process in a namespace: %v", err))
+		}
+		return out.String()
+	}
+	same := prefixes(0)
+	other := prefixes(syscall.CLONE_NEWPID)
+	if first := DefaultPlaces(os.Getenv); same != first.Abstract+" "+first.Search+"\n" {
+		t.Errorf("in one namespace: %+v and %q", first, same)
+	}
+	a, b := strings.Fields(same), strings.Fields(other)
+	if len(a) != 2 || len(b) != 2 || strings.HasPrefix(b[0], a[1]) || strings.HasPrefix(a[0], b[1]) {
+		t.Errorf("two pid namespaces have %q and %q: one finds the other's", same, other)
+	}
 }
 
 func TestAbstract_ServerRefusesOtherUsers(t *testing.T) {

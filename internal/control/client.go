@@ -35,27 +35,33 @@ func NewClient(address string) *Client {
 // Snapshot asks for everything the instance reports about itself.
 func (c *Client) Snapshot(ctx context.Context) (spec.Snapshot, error) {
 	var s spec.Snapshot
-	return s, c.do(ctx, http.MethodGet, pathSnapshot, nil, &s)
+	return s, c.do(ctx, request{http.MethodGet, pathSnapshot, nil}, &s)
 }
 
 // Swap asks for another target and returns when live connections are as asked.
 func (c *Client) Swap(ctx context.Context, r SwapRequest) (SwapReply, error) {
 	var done SwapReply
-	return done, c.do(ctx, http.MethodPost, pathSwap, r, &done)
+	return done, c.do(ctx, request{http.MethodPost, pathSwap, r}, &done)
 }
 
-func (c *Client) do(ctx context.Context, method, path string, ask, answer any) error {
+// request is one call of the API.
+type request struct {
+	method, path string
+	ask          any // nil: nothing
+}
+
+func (c *Client) do(ctx context.Context, q request, answer any) error {
 	var body bytes.Buffer
-	if ask != nil {
-		if err := json.NewEncoder(&body).Encode(ask); err != nil {
+	if q.ask != nil {
+		if err := json.NewEncoder(&body).Encode(q.ask); err != nil {
 			return fmt.Errorf("write request: %w", err)
 		}
 	}
-	q, err := http.NewRequestWithContext(ctx, method, "http://legate"+path, &body)
+	h, err := http.NewRequestWithContext(ctx, q.method, "http://legate"+q.path, &body)
 	if err != nil {
 		return fmt.Errorf("make request: %w", err)
 	}
-	r, err := c.http.Do(q)
+	r, err := c.http.Do(h)
 	if err != nil {
 		return c.unreachable(err)
 	}

@@ -38,7 +38,7 @@ type Places struct {
 	// directory can be written; "" where the system has none.
 	Abstract string
 	// Search is the prefix of the abstract names that are looked at: for root
-	// those of every user.
+	// those of every user, in the same pid namespace only.
 	Search string
 }
 

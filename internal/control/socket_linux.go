@@ -11,12 +11,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// abstractPrefixes hold the user's id, so that users who share a network
-// namespace do not take each other's names.
+// abstractPrefixes hold the pid namespace and the user's id: containers that
+// share a network namespace (docker run --network host) share its abstract
+// names, and each must neither take nor find those of the others; see
+// network_namespaces(7). They are empty where the namespace is not known.
 func abstractPrefixes(uid int) (own, search string) {
-	own = "@legate/" + strconv.Itoa(uid) + "/"
+	ns, err := os.Readlink("/proc/self/ns/pid")
+	if err != nil {
+		return "", ""
+	}
+	search = "@legate/" + ns + "/"
+	own = search + strconv.Itoa(uid) + "/"
 	if uid == 0 {
-		return own, "@legate/"
+		return own, search
 	}
 	return own, own
 }
