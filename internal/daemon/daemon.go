@@ -69,6 +69,7 @@ type Daemon struct {
 	origins  [][]spec.Link    // of the command line, then of each origin
 	warnings [][]string       // in the same order
 	failed   map[string]error // by link: what Apply said of it
+	opened   bool             // the links of the command line are open
 
 	mu       sync.Mutex // guards the following, which status reads while a swap waits
 	plan     plan       // written with both locks held
@@ -184,6 +185,7 @@ func (d *Daemon) open() error {
 			return openError(l, err)
 		}
 	}
+	d.opened = true
 	return nil
 }
 
@@ -237,6 +239,11 @@ func (d *Daemon) watch(ctx context.Context, i int, o Origin) {
 // a link goes there, and forgotten after it left. The caller holds applying.
 func (d *Daemon) apply() {
 	before, next := d.plan, makePlan(d.origins, d.state.overrides)
+	for _, w := range next.warnings {
+		if !slices.Contains(before.warnings, w) {
+			d.cfg.Log.Warn(w)
+		}
+	}
 	for _, w := range d.warnings {
 		next.warnings = append(next.warnings, w...)
 	}
@@ -277,18 +284,35 @@ func (d *Daemon) logChanges(before plan) {
 	for _, l := range d.plan.links {
 		to, known := was[l.Name]
 		delete(was, l.Name)
-		log := d.cfg.Log.With("link", l.Name, "target", spec.FormatTargets(l.Targets))
-		if err := d.failed[l.Name]; err != nil {
-			log.Error("not listening", "on", l.Listen.String(), "error", err)
-		} else if known && to != spec.FormatTargets(l.Targets) {
-			log.Info("target changed", "former", to)
-		}
+		d.logChange(l, to, known)
 	}
 	for name := range was {
 		d.cfg.Log.Info("no longer listening", "link", name)
 	}
 	for _, r := range d.plan.refused {
-		d.cfg.Log.Error("not listening", "link", r.Name, "on", r.Listen, "error", r.Error)
+		if d.opened || r.Origin != spec.OriginArguments {
+			d.cfg.Log.Error("not listening", "link", r.Name, "on", r.Listen, "error", r.Error)
+		}
+	}
+}
+
+// logChange tells what became of one link, which was known or not.
+func (d *Daemon) logChange(l spec.Link, former string, known bool) {
+	to := spec.FormatTargets(l.Targets)
+	log := d.cfg.Log.With("link", l.Name, "target", to)
+	o, overridden := d.plan.overrides[l.Name]
+	if overridden {
+		log = log.With("configured", o.Base)
+	}
+	switch err := d.failed[l.Name]; {
+	case err != nil && !d.opened && l.Origin == spec.OriginArguments:
+		// Nothing starts, and the error of the command says it.
+	case err != nil:
+		log.Error("not listening", "on", l.Listen.String(), "error", err)
+	case known && to != former:
+		log.Info("target changed", "former", former)
+	case !known && overridden:
+		log.Info("target is that of a swap", "swapped", o.When)
 	}
 }
 

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"syscall"
 	"time"
 
 	"legate/internal/control"
@@ -110,18 +108,11 @@ func (d *Daemon) targetOf(link string) string {
 	return ""
 }
 
-// openError says what to do about an address that could not be opened.
+// openError says which link an address could not be opened for, and keeps the
+// hint.
 func openError(l spec.Link, err error) error {
 	hint := ""
-	switch {
-	case errors.Is(err, syscall.EADDRINUSE):
-		hint = "stop what listens there (it is shown by: ss -lnp), or listen elsewhere"
-	case errors.Is(err, syscall.EADDRNOTAVAIL):
-		hint = "listen on an address of this machine, or on every one: leave the address out"
-	case errors.Is(err, os.ErrPermission):
-		hint = "choose a port above 1023, or a directory that this user can write"
-	}
-	if u, ok := errors.AsType[*spec.UserError](err); ok && u.Hint != "" {
+	if u, ok := errors.AsType[*spec.UserError](err); ok {
 		hint = u.Hint
 	}
 	return spec.Errorf(hint, "open link %s: %v", l.Name, err)

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"net/netip"
 	"os/user"
+	"path/filepath"
 	"strconv"
 	"syscall"
 
@@ -98,8 +99,8 @@ func groupID(name string) (int, error) {
 		return id, nil
 	}
 	g, err := user.LookupGroup(name)
-	if err != nil {
-		return 0, err
+	if err != nil { // or there is no /etc/group, as in an image from scratch
+		return 0, spec.Errorf("write the group's number: socket-group=1000", "find group %s: %v", name, err)
 	}
 	return strconv.Atoi(g.Gid)
 }
@@ -114,21 +115,45 @@ func closeListeners(ls []pump.Listener) error {
 
 // explainTaken turns the kernel's refusal of a listening address into advice.
 func explainTaken(s spec.Link, serving []*link, err error) error {
+	if s.Listen.Protocol == spec.Unix {
+		return explainPath(s, err)
+	}
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
 		for _, l := range serving {
-			if l.listen.Protocol == s.Listen.Protocol && l.listen.Port == s.Listen.Port && s.Listen.Protocol != spec.Unix {
+			if l.listen.Protocol == s.Listen.Protocol && l.listen.Port == s.Listen.Port {
 				return spec.Errorf("give one of them another address", "%s is already taken by link %q", s.Listen, l.linkSpec().Name)
 			}
-		}
-		if s.Listen.Protocol == spec.Unix {
-			return spec.Errorf("end that process or choose another path", "%v", err)
 		}
 		return spec.Errorf(fmt.Sprintf("ss -lnp 'sport = :%d' shows who has it; or choose another port", s.Listen.Port), "%v", err)
 	case errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EPERM):
 		return spec.Errorf("ports below 1024 need root or the capability NET_BIND_SERVICE; or choose a higher port", "%v", err)
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
-		return spec.Errorf("ip address shows the addresses that this host has", "%v", err)
+		return spec.Errorf("ip address shows the addresses that this host has; or leave the address out to listen on every one", "%v", err)
+	}
+	return err
+}
+
+// explainPath is explainTaken for unix sockets, where the same errors of the
+// kernel mean other things.
+func explainPath(s spec.Link, err error) error {
+	dir := filepath.Dir(s.Listen.Path)
+	if _, ok := errors.AsType[*spec.UserError](err); ok {
+		return err // it knows better
+	}
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return spec.Errorf("end that process or choose another path", "%v", err)
+	case errors.Is(err, fs.ErrExist):
+		return spec.Errorf("remove that file or choose another path", "%v", err)
+	case errors.Is(err, syscall.ENOENT):
+		return spec.Errorf("make the directory first: mkdir -p "+dir, "%v", err)
+	case errors.Is(err, syscall.ENOTDIR):
+		return spec.Errorf("choose another path: a part of "+dir+" is a file", "%v", err)
+	case errors.Is(err, syscall.EPERM) && s.Options.SocketGroup != "":
+		return spec.Errorf("choose a group that this user belongs to (id shows them)", "%v", err)
+	case errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EPERM), errors.Is(err, syscall.EROFS):
+		return spec.Errorf("choose a directory that this user can write: ls -ld "+dir, "%v", err)
 	}
 	return err
 }
