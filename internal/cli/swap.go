@@ -113,10 +113,11 @@ func (s *swapCommand) tell(r control.SwapRequest, done control.SwapReply) {
 		fmt.Fprintln(w, "sessions go there with their next datagram")
 	case r.Live == control.LiveKeep:
 		fmt.Fprintln(w, "live connections stay where they are")
-	case r.Live == control.LiveDrain:
-		fmt.Fprintf(w, "former connections ended, or were cut after %s\n", time.Duration(r.Within))
-	case r.Live == control.LiveCut:
-		fmt.Fprintln(w, "former connections were cut")
+	default:
+		fmt.Fprintf(w, "former connections: %s\n", outcome(done))
+	}
+	for _, text := range done.Warnings {
+		fmt.Fprintf(s.process.Stderr, "warning: %s\n", text)
 	}
 	if done.Override == nil {
 		fmt.Fprintln(w, "that is as configured")
@@ -128,6 +129,19 @@ func (s *swapCommand) tell(r control.SwapRequest, done control.SwapReply) {
 		fmt.Fprintf(w, "kept over restarts in %s\n", done.Kept)
 	}
 	fmt.Fprintf(w, "undo: %s\n", s.undoCommand(done.Link))
+}
+
+// outcome tells what became of the former connections.
+func outcome(done control.SwapReply) string {
+	switch {
+	case done.Ended == 0 && done.Cut == 0:
+		return "there were none"
+	case done.Ended == 0:
+		return fmt.Sprintf("%d cut", done.Cut)
+	case done.Cut == 0:
+		return fmt.Sprintf("%d ended", done.Ended)
+	}
+	return fmt.Sprintf("%d ended, %d cut", done.Ended, done.Cut)
 }
 
 // undoCommand can be copied as it stands.

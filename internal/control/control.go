@@ -58,6 +58,13 @@ type SwapReply struct {
 	Former   string         `json:"former"`             // in force before
 	Override *spec.Override `json:"override,omitempty"` // nil: as configured
 	UDP      bool           `json:"udp,omitempty"`      // its sessions move with their next datagram, whatever Live says
+	// Ended and Cut count the former connections that ended by themselves while
+	// the swap waited for them, and those that it cut; both 0 with LiveKeep.
+	Ended int `json:"ended,omitempty"`
+	Cut   int `json:"cut,omitempty"`
+	// Warnings say what does not answer at Target. The swap holds all the same:
+	// a server may come up later.
+	Warnings []string `json:"warnings,omitempty"`
 	// Kept is the state file that will bring the override back after a
 	// restart; empty when it ends with the process.
 	Kept string `json:"kept,omitempty"`

@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"legate/internal/control"
+	"legate/internal/forward"
+	"legate/internal/pump"
 	"legate/internal/spec"
 )
 
@@ -15,17 +18,70 @@ import (
 // control.Instance.
 func (d *Daemon) Swap(ctx context.Context, r control.SwapRequest) (control.SwapReply, error) {
 	reply, err := d.override(r)
-	if err != nil || r.Live == control.LiveKeep || reply.UDP {
+	if err != nil || reply.Target == "" {
 		return reply, err
+	}
+	var looking sync.WaitGroup
+	looking.Go(func() { reply.Warnings = d.look(ctx, d.targetsOf(reply.Link)) })
+	ended, err := d.endFormer(ctx, r, reply)
+	looking.Wait()
+	reply.Ended, reply.Cut = ended.Ended, ended.Cut
+	return reply, err
+}
+
+func (d *Daemon) endFormer(ctx context.Context, r control.SwapRequest, reply control.SwapReply) (n forward.Ended, err error) {
+	if r.Live == control.LiveKeep || reply.UDP {
+		return n, nil
 	}
 	within := time.Duration(0)
 	if r.Live == control.LiveDrain {
 		within = time.Duration(r.Within)
 	}
-	if _, err := d.forwarder.EndFormer(ctx, reply.Link, within); err != nil {
-		return reply, fmt.Errorf("link %s goes to %s, but ending its former connections failed: %w", reply.Link, reply.Target, err)
+	if n, err = d.forwarder.EndFormer(ctx, reply.Link, within); err != nil {
+		err = fmt.Errorf("link %s goes to %s, but ending its former connections failed: %w", reply.Link, reply.Target, err)
 	}
-	return reply, nil
+	return n, err
+}
+
+// lookTime is how long somebody who typed a target waits to hear that nobody
+// is there.
+const lookTime = time.Second
+
+// look tries every endpoint of the targets once and says what is wrong. It
+// holds nothing up: a swap to a server that is yet to come is a fair wish, and
+// so is one that was mistyped an hour before anybody notices.
+func (d *Daemon) look(ctx context.Context, targets []spec.Target) (warnings []string) {
+	var found []spec.Endpoint
+	for _, t := range targets {
+		switch a := d.pool.Answer(t); {
+		case a.Err != nil:
+			warnings = append(warnings, a.Err.Error())
+		case a.At.IsZero():
+			warnings = append(warnings, fmt.Sprintf("%s: nothing is known of it yet", t))
+		}
+	}
+	for _, c := range d.pool.Candidates(targets, 0, nil) {
+		if c.Protocol != spec.UDP { // which does not tell whether somebody is there
+			found = append(found, c.Endpoint)
+		}
+	}
+	return append(warnings, d.dialAll(ctx, found)...)
+}
+
+// dialAll tells which endpoints did not answer, in their order.
+func (d *Daemon) dialAll(ctx context.Context, list []spec.Endpoint) (warnings []string) {
+	errs := make([]error, len(list))
+	var dialing sync.WaitGroup
+	for i, e := range list {
+		dialing.Go(func() { errs[i] = d.forwarder.Dial(ctx, e, lookTime) })
+	}
+	dialing.Wait()
+	for i, err := range errs {
+		if err != nil && !pump.IsShortage(err) {
+			warnings = append(warnings, fmt.Sprintf("%s does not answer: %v", list[i], err))
+		}
+	}
+	return warnings
 }
 
 // override writes what the request asks for beside the link and applies it.
@@ -99,13 +155,17 @@ func (d *Daemon) forget(r control.SwapRequest) (control.SwapReply, error) {
 }
 
 // targetOf is where a link goes now, overrides included.
-func (d *Daemon) targetOf(link string) string {
+func (d *Daemon) targetOf(link string) string { return spec.FormatTargets(d.targetsOf(link)) }
+
+func (d *Daemon) targetsOf(link string) []spec.Target {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	for _, l := range d.plan.links {
 		if l.Name == link {
-			return spec.FormatTargets(l.Targets)
+			return l.Targets
 		}
 	}
-	return ""
+	return nil
 }
 
 // openError says which link an address could not be opened for, and keeps the
