@@ -35,6 +35,9 @@ type streamAcceptor struct {
 	slots *budget       // flows that the listener may still have; nil without a limit
 	done  chan struct{} // closed when run has returned
 	path  string        // of a unix socket
+	// introducing is the flows that the handler does not know of yet. Only run
+	// adds and waits.
+	introducing sync.WaitGroup
 
 	mu      sync.Mutex // guards the following
 	ln      listener
@@ -103,6 +106,9 @@ func (a *streamAcceptor) enter() (acceptState, <-chan struct{}) {
 		case accepting:
 			a.err = a.listenAgain()
 		}
+		if a.want != accepting {
+			a.introducing.Wait() // who stopped us now decides about every flow
+		}
 		a.have = a.want
 		a.changed.Broadcast()
 	}
@@ -159,7 +165,9 @@ func (a *streamAcceptor) acceptFailed(err error, kick <-chan struct{}) {
 
 func (a *streamAcceptor) start(c net.Conn) {
 	f := newNetFlow(a, c)
+	a.introducing.Add(1)
 	if !a.e.add(f) {
+		a.introducing.Done()
 		abort(c)
 		a.release()
 	}

@@ -55,14 +55,14 @@ func (f *netFlow) run() {
 // serve asks the handler what to do until the flow has ended, and closes both
 // sides.
 func (f *netFlow) serve() Result {
-	if err := f.client.setOptions(); err != nil {
+	step, err := f.introduce()
+	if err != nil {
 		// The client was reset while it waited in the listen queue.
 		abort(f.client.conn)
 		return Result{Cause: CauseClientReset, Err: err}
 	}
-	var last Attempt
 	for {
-		step := f.a.h.Next(&f.Flow, last)
+		var last Attempt
 		var end *Result
 		switch {
 		case step.End != nil:
@@ -75,7 +75,17 @@ func (f *netFlow) serve() Result {
 		if end != nil {
 			return *end
 		}
+		step = f.a.h.Next(&f.Flow, last)
 	}
+}
+
+// introduce asks the handler for the first time.
+func (f *netFlow) introduce() (Step, error) {
+	defer f.a.introducing.Done()
+	if err := f.client.setOptions(); err != nil {
+		return Step{}, err
+	}
+	return f.a.h.Next(&f.Flow, Attempt{}), nil
 }
 
 func (f *netFlow) end(err error) *Result {

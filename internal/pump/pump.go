@@ -57,7 +57,9 @@ type Listener struct {
 	Idle time.Duration
 }
 
-// Acceptor is a listener being served.
+// Acceptor is a listener being served. When Suspend or Close returns, Next has
+// been called for every client that was accepted and is still there, so the
+// handler knows them all; neither may be called from Next, or under a lock that Next takes.
 type Acceptor interface {
 	// Suspend makes the kernel refuse new clients, after those already queued
 	// were accepted; the address stays taken. Resume listens again.

@@ -26,6 +26,8 @@ var accepting = map[string]func(*testing.T, New){
 	"suspended_address_stays_taken":      suspendedAddressStaysTaken,
 	"suspend_accepts_what_is_queued":     func(t *testing.T, n New) { queuedAreServed(t, n, pump.Acceptor.Suspend) },
 	"close_accepts_what_is_queued":       func(t *testing.T, n New) { queuedAreServed(t, n, pump.Acceptor.Close) },
+	"suspend_introduces_every_flow":      func(t *testing.T, n New) { stopIntroduces(t, n, pump.Acceptor.Suspend) },
+	"close_introduces_every_flow":        func(t *testing.T, n New) { stopIntroduces(t, n, pump.Acceptor.Close) },
 	"close_of_a_listener_keeps_flows":    closeOfAListenerKeepsFlows,
 	"close_while_suspended":              closeWhileSuspended,
 	"serve_takes_the_descriptor_anyway":  serveTakesTheDescriptorAnyway,
@@ -113,6 +115,27 @@ func queuedAreServed(t *testing.T, newEngine New, stop func(pump.Acceptor) error
 		}
 		if err := r.engine.Close(); err != nil {
 			t.Errorf("close: %v", err)
+		}
+	}
+}
+
+// A handler that does not know of a flow cannot wait for its end.
+func stopIntroduces(t *testing.T, newEngine New, stop func(pump.Acceptor) error) {
+	const rounds, clients = 50, 4
+	for range rounds {
+		r := start(t, newEngine, setup{}, always(to(Serve(t, "tcp4", Echo))))
+		var peers []*Peer
+		for range clients {
+			peers = append(peers, r.dial())
+		}
+		if err := stop(r.acceptor); err != nil {
+			t.Fatalf("stop: %v", err)
+		}
+		if n := r.count(&r.attempts); n != clients {
+			t.Fatalf("the handler knows %d flows of %d", n, clients)
+		}
+		for _, p := range peers {
+			run(t, p, SendWithFIN("PING"), Expect("PING"), ExpectEnd(EOF), Close())
 		}
 	}
 }
