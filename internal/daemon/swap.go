@@ -22,10 +22,12 @@ func (d *Daemon) Swap(ctx context.Context, r control.SwapRequest) (control.SwapR
 		return reply, err
 	}
 	var looking sync.WaitGroup
-	looking.Go(func() { reply.Warnings = d.look(ctx, d.targetsOf(reply.Link)) })
+	var warnings []string
+	targets := d.targetsOf(reply.Link)
+	looking.Go(func() { warnings = d.look(ctx, targets) })
 	ended, err := d.endFormer(ctx, r, reply)
 	looking.Wait()
-	reply.Ended, reply.Cut = ended.Ended, ended.Cut
+	reply.Warnings, reply.Ended, reply.Cut = warnings, ended.Ended, ended.Cut
 	return reply, err
 }
 
