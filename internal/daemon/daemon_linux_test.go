@@ -386,7 +386,8 @@ func TestDaemon_EndsWhileItProbesADownLink(t *testing.T) {
 // back to us, or they find that all is well, again and again.
 func TestDaemon_LoopOfTwoLinksIsDown(t *testing.T) {
 	a, b := socket(t), socket(t)
-	d := start(t, Config{Links: parseLinks(t, a+"="+b+";name=a;hold=300ms", b+"="+a+";name=b")})
+	// One command is refused; from two origins they come together.
+	d := start(t, Config{Links: append(parseLinks(t, a+"="+b+";name=a;hold=300ms"), parseLinks(t, b+"="+a+";name=b")...)})
 	c := connect(t, a)
 	defer c.Close()
 	if answer, err := c.ask(); err == nil {

@@ -6,10 +6,11 @@ import "net/netip"
 type claims struct {
 	byPort map[Listen][]Link // keyed without Host
 	byName map[string]Link
+	byEnd  map[Listen][]Link // by what they lead to, keyed without Host
 }
 
 func newClaims() claims {
-	return claims{byPort: map[Listen][]Link{}, byName: map[string]Link{}}
+	return claims{byPort: map[Listen][]Link{}, byName: map[string]Link{}, byEnd: map[Listen][]Link{}}
 }
 
 // add refuses a link that wants what another one has.
@@ -26,10 +27,46 @@ func (c claims) add(l Link) error {
 		return inText("link", l.Text, Errorf("give one of them another name",
 			"link %q is already called %q", other.Text, l.Name))
 	}
+	if err := c.checkLoops(l); err != nil {
+		return err
+	}
 	c.byPort[key] = append(c.byPort[key], l)
 	c.byName[l.Name] = l
+	for _, t := range l.Targets {
+		c.byEnd[t.end()] = append(c.byEnd[t.end()], l)
+	}
 	return nil
 }
+
+// checkLoops refuses links that lead to one another: an endpoint that is a
+// listener of the same process is never connected to.
+func (c claims) checkLoops(l Link) error {
+	for _, t := range l.Targets {
+		for _, other := range c.byPort[t.end()] {
+			if loops(other.Listen, t) {
+				return leadsTo(l, t, other)
+			}
+		}
+	}
+	key := l.Listen
+	key.Host = ""
+	for _, other := range c.byEnd[key] {
+		for _, t := range other.Targets {
+			if loops(l.Listen, t) {
+				return leadsTo(other, t, l)
+			}
+		}
+	}
+	return nil
+}
+
+func leadsTo(from Link, t Target, to Link) error {
+	return inText("link", from.Text, Errorf("write the address of the server itself",
+		"would loop: target %s is where link %q listens", t, to.Text))
+}
+
+// end is the target as the key of a listener on it.
+func (t Target) end() Listen { return Listen{Protocol: t.Protocol, Port: t.Port, Path: t.Path} }
 
 // overlap tells whether the kernel would refuse b while a listens.
 func overlap(a, b Listen) bool {

@@ -60,6 +60,17 @@ func EnvLinks(environ []string, o ParseConfig) (links []Link, warnings []string,
 	return links, warnings, err
 }
 
+// LinkVariables names the variables that EnvLinks would make links of.
+func LinkVariables(environ []string) []string {
+	var names []string
+	for _, v := range linkVariables(environ) {
+		if strings.Contains(v.value, "://") {
+			names = append(names, v.name)
+		}
+	}
+	return names
+}
+
 func without(links []Link, bad map[Listen]bool) []Link {
 	var good []Link
 	for _, l := range links {

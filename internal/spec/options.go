@@ -2,6 +2,7 @@ package spec
 
 import (
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -91,7 +92,7 @@ func SetOption(o *Options, key, value string) error {
 			continue
 		}
 		if err := opt.set(o, value); err != nil {
-			return inOption(key, err)
+			return InOption(key, err)
 		}
 		return nil
 	}
@@ -109,8 +110,8 @@ func OptionValue(o Options, key string) string {
 	return ""
 }
 
-// inOption says which option the error is about.
-func inOption(key string, err error) error { return about("option "+key, err) }
+// InOption says which option the error is about, and keeps its hint.
+func InOption(key string, err error) error { return about("option "+key, err) }
 
 func unknownOption(key string) error {
 	if key == optionName {
@@ -193,19 +194,48 @@ func checkOptionName(name string) error {
 func isLetter(r rune) bool { return 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' }
 
 func setDuration(d *time.Duration, value string, low, high time.Duration) error {
+	v, err := ParseDuration(value, low, high)
+	if err == nil {
+		*d = v
+	}
+	return err
+}
+
+// ParseDuration reads a time from low to high, as every flag and option takes
+// it. The error is a *UserError.
+func ParseDuration(value string, low, high time.Duration) (time.Duration, error) {
 	v, err := time.ParseDuration(value)
 	if err != nil {
 		hint := "durations are written like 500ms, 10s or 2m"
 		if isDigits(value) {
 			hint = "write the unit: " + value + "s"
 		}
-		return Errorf(hint, "%q is not a duration", value)
+		return 0, Errorf(hint, "%q is not a duration", value)
 	}
 	if v < low || v > high {
-		return Errorf("write a duration from "+shortDuration(low)+" to "+shortDuration(high), "%s is out of range", value)
+		return 0, Errorf("write a duration from "+shortDuration(low)+" to "+shortDuration(high), "%s is out of range", value)
 	}
-	*d = v
-	return nil
+	return v, nil
+}
+
+// CheckWord refuses a value that is not one of at least two words. The error
+// is a *UserError.
+func CheckWord(value string, words ...string) error {
+	if slices.Contains(words, value) {
+		return nil
+	}
+	last := len(words) - 1
+	return Errorf("write "+strings.Join(words[:last], ", ")+" or "+words[last], "%q is not one of its values", value)
+}
+
+// ParseSwitch reads true or false, in the forms of strconv.ParseBool. The
+// error is a *UserError.
+func ParseSwitch(value string) (bool, error) {
+	on, err := strconv.ParseBool(value)
+	if err != nil {
+		return false, CheckWord(value, "true", "false")
+	}
+	return on, nil
 }
 
 // shortDuration writes 2m0s as 2m and 0s as 0, as people write them.
@@ -224,12 +254,11 @@ func shortDuration(d time.Duration) string {
 }
 
 func setWhenDown(o *Options, value string) error {
-	switch w := WhenDown(value); w {
-	case WhenDownHold, WhenDownRefuse:
-		o.WhenDown = w
-		return nil
+	err := CheckWord(value, string(WhenDownHold), string(WhenDownRefuse))
+	if err == nil {
+		o.WhenDown = WhenDown(value)
 	}
-	return Errorf("write hold or refuse", "%q is not one of its values", value)
+	return err
 }
 
 func setMaxConnections(o *Options, value string) error {

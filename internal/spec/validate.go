@@ -137,7 +137,7 @@ func validateOptions(o Options) error {
 	var copied Options
 	for _, opt := range optionTable() {
 		if err := opt.set(&copied, opt.get(o)); err != nil {
-			return inOption(opt.Name, err)
+			return InOption(opt.Name, err)
 		}
 	}
 	if copied != o {
