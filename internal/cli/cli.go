@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -110,10 +111,13 @@ link is. The other commands talk to a running legate.`,
 		Example: `  legate 6379=192.168.1.52:6379
   legate status
   legate swap 6379 192.168.1.53:6379`,
-		Args:          cobra.ArbitraryArgs,
-		SilenceErrors: true,
-		SilenceUsage:  true,
+		Args:              cobra.ArbitraryArgs,
+		ValidArgsFunction: cobra.NoFileCompletions,
+		Version:           describeVersion(), // --version, as people try it
+		SilenceErrors:     true,
+		SilenceUsage:      true,
 	}
+	root.SetVersionTemplate("{{.Version}}\n")
 	root.RunE = func(_ *cobra.Command, args []string) error { return run.start(root, args) }
 	root.Flags().AddFlagSet(run.command.Flags())
 	root.AddCommand(run.command, newStatus(p), newSwap(p), newValidate(p), newDemo(p), newVersion(p))
@@ -121,6 +125,8 @@ link is. The other commands talk to a running legate.`,
 	root.SetOut(p.Stdout)
 	root.SetErr(p.Stderr)
 	root.SetFlagErrorFunc(flagError)
+	addCompletion(root)
+	completeFlags(root, p)
 	return root
 }
 
@@ -142,20 +148,13 @@ func flagError(c *cobra.Command, err error) error {
 
 // unknownCommand suggests the command that a bare word may have meant.
 func unknownCommand(root *cobra.Command, e *spec.CommandError) error {
-	if near := spec.Suggest(e.Word, commandNames(root)); near != "" {
+	if slices.Contains(namesOf(root), e.Word) {
+		return usagef("write it first: legate "+e.Word, "%q is a command, and stands where links do", e.Word)
+	}
+	if near := spec.Suggest(e.Word, namesOf(root)); near != "" {
 		return usagef("did you mean: legate "+near, "%q is neither a command nor a link", e.Word)
 	}
 	return usage(e)
-}
-
-func commandNames(root *cobra.Command) []string {
-	var names []string
-	for _, c := range root.Commands() {
-		if !c.Hidden {
-			names = append(names, c.Name())
-		}
-	}
-	return names
 }
 
 // newHelp replaces cobra's own, which succeeds for a command that is not there.
@@ -169,16 +168,24 @@ func newHelp() *cobra.Command {
 			if len(args) > 0 {
 				return nil, cobra.ShellCompDirectiveNoFileComp
 			}
-			return commandNames(c.Root()), cobra.ShellCompDirectiveNoFileComp
+			return namesOf(c.Root()), cobra.ShellCompDirectiveNoFileComp
 		},
 		RunE: func(c *cobra.Command, args []string) error {
 			found, rest, err := c.Root().Find(args)
 			if err != nil || len(rest) > 0 {
-				return unknownCommand(c.Root(), &spec.CommandError{Word: strings.Join(args, " ")})
+				return noHelp(c.Root(), strings.Join(args, " "))
 			}
 			return found.Help()
 		},
 	}
+}
+
+func noHelp(root *cobra.Command, words string) error {
+	hint := "the commands are " + strings.Join(namesOf(root), ", ")
+	if near := spec.Suggest(words, namesOf(root)); near != "" {
+		hint = "did you mean: legate help " + near
+	}
+	return usagef(hint, "there is no command %q", words)
 }
 
 // exactly checks the number of positional arguments and names them.
@@ -187,11 +194,15 @@ func exactly(names ...string) cobra.PositionalArgs {
 		if len(args) == len(names) {
 			return nil
 		}
-		want := "takes no argument"
-		if len(names) > 0 {
-			want = "takes " + strings.Join(names, " and ")
+		help := "see " + c.CommandPath() + " --help"
+		if len(names) == 0 {
+			return usagef(help, "%s takes no argument, and %q is one", c.CommandPath(), args[0])
 		}
-		return usagef("see "+c.CommandPath()+" --help", "%s %s, not %d arguments", c.CommandPath(), want, len(args))
+		given := "1 argument"
+		if len(args) != 1 {
+			given = fmt.Sprintf("%d arguments", len(args))
+		}
+		return usagef(help, "%s takes %s, not %s", c.CommandPath(), strings.Join(names, " and "), given)
 	}
 }
 
@@ -203,26 +214,4 @@ func client(c *cobra.Command, p Process, where string) (*control.Client, error) 
 // addControl adds the flag that every verb has.
 func addControl(c *cobra.Command, where *string) {
 	c.Flags().Var(place{where}, "control", "which legate: the name or path of its control socket")
-}
-
-// completeLinks offers the names of the running links for the first argument.
-func completeLinks(p Process, where *string) cobra.CompletionFunc {
-	return func(c *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
-		if len(args) > 0 || applyEnv(c, p, []string{"control"}) != nil {
-			return nil, cobra.ShellCompDirectiveNoFileComp
-		}
-		found, err := client(c, p, *where)
-		if err != nil {
-			return nil, cobra.ShellCompDirectiveNoFileComp
-		}
-		s, err := found.Snapshot(c.Context())
-		if err != nil {
-			return nil, cobra.ShellCompDirectiveNoFileComp
-		}
-		var names []cobra.Completion
-		for _, l := range s.Links {
-			names = append(names, cobra.CompletionWithDesc(l.Name, "to "+l.Target))
-		}
-		return names, cobra.ShellCompDirectiveNoFileComp
-	}
 }

@@ -33,6 +33,8 @@ in a second terminal and what to expect, and runs until Ctrl-C. It needs neither
 root nor Docker, and listens on free ports of 127.0.0.1 only.`,
 		Example: "  legate demo",
 		Args:    exactly(),
+
+		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, _ []string) error {
 			ctx, stop := signal.NotifyContext(c.Context(), os.Interrupt, syscall.SIGTERM)
 			defer stop()

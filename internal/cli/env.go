@@ -27,9 +27,9 @@ func (p Process) getenv(name string) string {
 }
 
 // variable is where a flag can also be set. --links has none: LEGATE_LINKS
-// holds links.
+// holds links. LEGATE_VERSION is what people call the tag of an image.
 func variable(flag string) string {
-	if flag == "help" || flag == "links" {
+	if flag == "help" || flag == "links" || flag == "version" {
 		return ""
 	}
 	return envPrefix + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
@@ -86,6 +86,19 @@ func unknownVariables(p Process, flags *pflag.FlagSet) []string {
 		warnings = append(warnings, w)
 	}
 	return warnings
+}
+
+// passedOver warns of links in the environment, which are not read where links
+// are given: somebody may wait for both.
+func passedOver(p Process) []string {
+	names := spec.LinkVariables(p.Environ)
+	if p.getenv(envLinks) != "" {
+		names = append([]string{envLinks}, names...)
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	return []string{"links are given as arguments, so those in the environment are not read: " + strings.Join(names, ", ")}
 }
 
 // ofLink tells the variables that Docker sets for a container that was linked

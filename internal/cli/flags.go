@@ -1,8 +1,11 @@
 package cli
 
 import (
+	"strconv"
 	"strings"
 	"time"
+
+	"github.com/spf13/pflag"
 
 	"legate/internal/control"
 	"legate/internal/spec"
@@ -28,13 +31,11 @@ func (c choice) Type() string { return strings.Join(c.words, "|") }
 
 // Set takes one of the words.
 func (c choice) Set(s string) error {
-	for _, w := range c.words {
-		if s == w {
-			*c.value = s
-			return nil
-		}
+	if err := spec.CheckWord(s, c.words...); err != nil {
+		return spec.InOption(c.name, err)
 	}
-	return spec.Errorf("write one of "+strings.Join(c.words, ", "), "option %s: %q is not one of its values", c.name, s)
+	*c.value = s
+	return nil
 }
 
 // duration is a flag that takes a time of zero or more.
@@ -53,13 +54,40 @@ func (d duration) String() string {
 // Type is what help shows as the flag's value.
 func (d duration) Type() string { return "DURATION" }
 
-// Set takes what time.ParseDuration takes, but nothing negative.
+// Set takes a time up to a day, as the options of links do.
 func (d duration) Set(s string) error {
-	v, err := time.ParseDuration(s)
-	if err != nil || v < 0 {
-		return spec.Errorf("durations are written like 500ms, 10s or 2m", "option %s: %q is not a duration", d.name, s)
+	v, err := spec.ParseDuration(s, 0, 24*time.Hour)
+	if err != nil {
+		return spec.InOption(d.name, err)
 	}
 	*d.value = v
+	return nil
+}
+
+// toggle is a flag that is on or off.
+type toggle struct {
+	name  string
+	value *bool
+}
+
+// addToggle adds a flag that is off unless it is given.
+func addToggle(flags *pflag.FlagSet, t toggle, help string) {
+	flags.Var(t, t.name, help)
+	flags.Lookup(t.name).NoOptDefVal = "true"
+}
+
+func (t toggle) String() string { return strconv.FormatBool(t.value != nil && *t.value) }
+
+// Type is the name by which pflag knows flags without a value in help.
+func (t toggle) Type() string { return "bool" }
+
+// Set takes true or false.
+func (t toggle) Set(s string) error {
+	on, err := spec.ParseSwitch(s)
+	if err != nil {
+		return spec.InOption(t.name, err)
+	}
+	*t.value = on
 	return nil
 }
 

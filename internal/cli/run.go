@@ -61,22 +61,23 @@ With no LINK the environment says what to forward: LEGATE_LINKS (links separated
 by spaces); else variables like REDIS_PORT_6379_TCP=tcp://192.168.1.52:6379; else
 this container's --links, from a mounted Docker socket or from /etc/hosts.
 
-Every flag is also a variable: --connect-timeout is LEGATE_CONNECT_TIMEOUT.`,
+Every flag but --links is also a variable: --hold is LEGATE_HOLD.`,
 		Example: `  legate run 6379=192.168.1.52:6379
   legate run --hold 30s --state-dir /var/lib/legate 127.0.0.1:5432=db.example.org:5432
   docker run -d --link redis:redis -p 6379:6379 legate`,
-		Args: cobra.ArbitraryArgs,
+		Args:              cobra.ArbitraryArgs,
+		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	r.command.RunE = func(c *cobra.Command, args []string) error { return r.start(c, args) }
 	r.links.add(r.command)
 	f := r.command.Flags()
-	f.BoolVar(&r.fromLinks, "links", false, "forward what --link gave this container, and pass over LEGATE_LINKS")
+	addToggle(f, toggle{"links", &r.fromLinks}, "forward what --link gave this container, and pass over LEGATE_LINKS")
 	r.drain = 8 * time.Second
 	f.Var(duration{"drain", &r.drain}, "drain", "how long live connections may take to end at SIGTERM; 0: not at all")
 	r.logFormat, r.logLevel = "text", "info"
 	f.Var(choice{"log", &r.logFormat, []string{"text", "json"}}, "log", "form of the log on stderr")
 	f.Var(choice{"log-level", &r.logLevel, []string{"debug", "info", "warn", "error"}}, "log-level", "least level that is logged")
-	f.BoolVar(&r.logConnections, "log-connections", false, "log one line per connection when it ends")
+	addToggle(f, toggle{"log-connections", &r.logConnections}, "log one line per connection when it ends")
 	f.Var(place{&r.control}, "control", "control socket: a name, a path, or off (default legate, in /run/legate)")
 	f.StringVar(&r.stateDir, "state-dir", "", "`DIRECTORY` to keep swaps in, so that they survive a restart")
 	return r
@@ -158,6 +159,7 @@ func (r *runCommand) wanted(ctx context.Context, c *cobra.Command, args []string
 	if !inContainer(r.process) {
 		w.notes = openToAll(w.links)
 	}
+	w.notes = append(w.notes, passedOver(r.process)...)
 	if len(args) == 2 && len(w.links) == 1 {
 		w.notes = append(w.notes, misspelt(c.Root(), args)...)
 	}
@@ -184,7 +186,7 @@ func (r *runCommand) fromEnvironment(ctx context.Context) (w wanted, err error) 
 // misspelt warns of two arguments that are host and port, as dokku/ambassador
 // took them, and look like a command.
 func misspelt(root *cobra.Command, args []string) []string {
-	near := spec.Suggest(args[0], commandNames(root))
+	near := spec.Suggest(args[0], namesOf(root))
 	if near == "" {
 		return nil
 	}

@@ -62,7 +62,7 @@ refused); holding (all fail, clients wait); error (not listening).`,
 		return nil
 	}
 	addControl(c, &where)
-	c.Flags().BoolVar(&asJSON, "json", false, "print everything as JSON")
+	addToggle(c.Flags(), toggle{"json", &asJSON}, "print everything as JSON")
 	return c
 }
 
@@ -162,11 +162,13 @@ func (r report) notes(l spec.LinkStatus) []string {
 	if l.Limit > 0 && c.Current >= int64(l.Limit) {
 		note("the limit of %d connections is reached; others wait in the listen queue", l.Limit)
 	}
-	if c.HeldTotal > 0 {
-		note("%d wait now, %d waited so far, %d of them left", c.Held, c.HeldTotal, c.Abandoned)
+	if c.Held > 0 {
+		note("%d wait now, %d waited so far, %d gave up", c.Held, c.HeldTotal, c.Abandoned)
+	} else if c.Abandoned > 0 {
+		note("%d waited so far, %d gave up", c.HeldTotal, c.Abandoned)
 	}
-	if len(c.Failed) > 0 {
-		note("failed: %s", reasons(c.Failed))
+	if sum(c.Failed) > 0 {
+		note("%s", reasons(c.Failed, strings.HasSuffix(l.Listen, "/udp")))
 	}
 	if c.DroppedUDP > 0 {
 		note("%d datagrams were dropped", c.DroppedUDP)
@@ -194,14 +196,48 @@ func (r report) ago(t *time.Time) string {
 	return ", " + age(r.now.Sub(*t)) + " ago"
 }
 
-func reasons(failed map[string]int64) string {
+// reasons says why connections reached no endpoint.
+func reasons(failed map[string]int64, udp bool) string {
+	outcome := "reset"
+	if udp {
+		outcome = "dropped"
+	}
 	var parts []string
 	for _, why := range slices.Sorted(maps.Keys(failed)) {
 		if failed[why] > 0 {
-			parts = append(parts, fmt.Sprintf("%d %s", failed[why], why))
+			parts = append(parts, fmt.Sprintf("%d %s: %s", failed[why], outcome, inWords(why)))
 		}
 	}
-	return strings.Join(parts, ", ")
+	return strings.Join(parts, "; ")
+}
+
+// inWords explains the short names that counters have.
+func inWords(why string) string {
+	switch why {
+	case "down":
+		return "no endpoint in time"
+	case "hold-full":
+		return "too many waited already"
+	case "no-endpoint":
+		return "no endpoint is known"
+	case "refused":
+		return "the endpoint refused it"
+	case "timeout":
+		return "the endpoint did not answer"
+	case "closed":
+		return "the endpoint closed it at once"
+	case "unreachable":
+		return "no route to the endpoint"
+	case "missing":
+		return "the endpoint's socket is not there"
+	case "loop":
+		return "the endpoint is our own listener"
+	case "shortage":
+		return "this machine is short of descriptors, memory or ports"
+	case "error":
+		return "other errors"
+	}
+	return why
 }
 
 func sum(failed map[string]int64) int64 {

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"strings"
 	"testing"
 	"time"
 
@@ -73,13 +74,28 @@ db               holding    2        120    4       12 kB  678 B  db1:5432,db2:5
 db: swapped 3m ago, configured: 5432=db0:5432;name=db
 db: down for 1m 30s
 db: look up db2: no such name
-db: 2 wait now, 5 waited so far, 1 of them left
-db: failed: 3 refused, 1 timeout
+db: 2 wait now, 5 waited so far, 1 gave up
+db: 3 reset: the endpoint refused it; 1 reset: the endpoint did not answer
 db: 10.0.0.1:5432: connection refused, 1s ago
 warning: variable X is not a link
 `
 	if d := cmp.Diff(want, out.String()); d != "" {
 		t.Errorf("(-want +got)\n%s", d)
+	}
+}
+
+// What is over and went well is no news.
+func TestNotes_OfHeldConnections(t *testing.T) {
+	for want, c := range map[string]spec.LinkCounters{
+		"":                              {HeldTotal: 3},
+		"x: 3 waited so far, 1 gave up": {HeldTotal: 3, Abandoned: 1},
+		"x: 1 wait now, 1 waited so far, 0 gave up": {Held: 1, HeldTotal: 1},
+		"x: 2 reset: no endpoint in time":           {HeldTotal: 2, Failed: map[string]int64{"down": 2, "refused": 0}},
+	} {
+		l := spec.LinkStatus{Name: "x", Listen: "80", State: spec.StateUp, Counters: c}
+		if got := strings.Join(report{}.notes(l), "\n"); got != want {
+			t.Errorf("%+v: got %q, want %q", c, got, want)
+		}
 	}
 }
 

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -41,11 +42,11 @@ survives a restart where legate runs with --state-dir.`,
 	}
 	addControl(c, &s.control)
 	f := c.Flags()
-	f.BoolVar(&s.keep, "keep", false, "let live connections stay where they are (the default)")
+	addToggle(f, toggle{"keep", &s.keep}, "let live connections stay where they are (the default)")
 	f.Var(duration{"drain", &s.drain}, "drain", "let live connections end, and cut those that did not within this time")
 	f.Lookup("drain").NoOptDefVal = drainWhenBare.String()
-	f.BoolVar(&s.cut, "cut", false, "cut live connections")
-	f.BoolVar(&s.undo, "undo", false, "go back to the target that the link is configured with")
+	addToggle(f, toggle{"cut", &s.cut}, "cut live connections")
+	addToggle(f, toggle{"undo", &s.undo}, "go back to the target that the link is configured with")
 	return c
 }
 
@@ -62,6 +63,9 @@ func (s *swapCommand) checkArgs(c *cobra.Command, args []string) error {
 	if n := len(args); n > 0 && c.Flags().Changed("drain") {
 		if _, err := time.ParseDuration(args[n-1]); err == nil {
 			return usagef("write --drain="+args[n-1], "%q is not a target", args[n-1])
+		}
+		if _, err := strconv.Atoi(args[n-1]); err == nil {
+			return usagef("write --drain="+args[n-1]+"s", "%q is not a target", args[n-1])
 		}
 	}
 	if s.undo {

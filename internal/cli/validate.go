@@ -39,12 +39,13 @@ where each would listen and lead to. Nothing is opened. With no LINK it reads
 the environment. A bad link is an error with exit code 2, as it is for run.`,
 		Example: `  legate validate 6379=redis:6379 53/udp=10.0.0.2
   legate validate --resolve 5432=db.example.org:5432`,
-		Args: cobra.ArbitraryArgs,
-		RunE: v.run,
+		Args:              cobra.ArbitraryArgs,
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE:              v.run,
 	}
 	v.links.add(c)
-	c.Flags().BoolVar(&v.resolve, "resolve", false, "also look up the names of targets; fail when one is not found")
-	c.Flags().BoolVar(&v.json, "json", false, "print JSON")
+	addToggle(c.Flags(), toggle{"resolve", &v.resolve}, "also look up the names of targets; fail when one is not found")
+	addToggle(c.Flags(), toggle{"json", &v.json}, "print JSON")
 	return c
 }
 
@@ -66,20 +67,25 @@ func (v *validateCommand) run(c *cobra.Command, args []string) error {
 
 func (v *validateCommand) read(c *cobra.Command, args []string) ([]spec.Link, error) {
 	if len(args) > 0 {
+		v.warn(passedOver(v.process))
 		return v.links.parse(c, args)
 	}
 	links, warnings, err := v.environment()
 	if err != nil {
 		return nil, usage(err)
 	}
-	for _, w := range warnings {
-		fmt.Fprintf(v.process.Stderr, "warning: %s\n", w)
-	}
+	v.warn(warnings)
 	if len(links) == 0 {
 		return nil, usagef("write legate validate 6379=redis:6379, or set LEGATE_LINKS",
 			"no link given, and none in LEGATE_LINKS and in link variables")
 	}
 	return links, nil
+}
+
+func (v *validateCommand) warn(warnings []string) {
+	for _, w := range warnings {
+		fmt.Fprintf(v.process.Stderr, "warning: %s\n", w)
+	}
 }
 
 // environment reads what does not need the containers themselves.

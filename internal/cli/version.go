@@ -23,6 +23,12 @@ func versionText() string {
 	return info.Main.Version
 }
 
+func system() string { return runtime.GOOS + "/" + runtime.GOARCH }
+
+func describeVersion() string {
+	return fmt.Sprintf("legate %s (%s, %s)", versionText(), runtime.Version(), system())
+}
+
 func newVersion(p Process) *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{
@@ -31,15 +37,16 @@ func newVersion(p Process) *cobra.Command {
 		Long:    "Prints the version of this program. That of a running legate is in legate status.",
 		Example: "  legate version",
 		Args:    exactly(),
+
+		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(*cobra.Command, []string) error {
-			system := runtime.GOOS + "/" + runtime.GOARCH
 			if asJSON {
-				return json.NewEncoder(p.Stdout).Encode(map[string]string{"version": versionText(), "go": runtime.Version(), "system": system})
+				return json.NewEncoder(p.Stdout).Encode(map[string]string{"version": versionText(), "go": runtime.Version(), "system": system()})
 			}
-			_, err := fmt.Fprintf(p.Stdout, "legate %s (%s, %s)\n", versionText(), runtime.Version(), system)
+			_, err := fmt.Fprintln(p.Stdout, describeVersion())
 			return err
 		},
 	}
-	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	addToggle(c.Flags(), toggle{"json", &asJSON}, "print JSON")
 	return c
 }

@@ -25,6 +25,19 @@ func Find(ctx context.Context, where string, p Places) (*Client, error) {
 	return choose(ctx, p.list(), spec.Errorf(hintStart, "no running legate was found"))
 }
 
+// Names lists the instances that answer.
+func Names(ctx context.Context, p Places) []string {
+	var names []string
+	for _, a := range p.list() {
+		if c, err := dial(ctx, a); err == nil {
+			c.Close()
+			names = append(names, nameOf(a))
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
 // list returns the addresses of all instances, those that died included.
 func (p Places) list() []string {
 	var found []string

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -57,7 +58,12 @@ func openState(dir string) (*state, error) {
 		s.close()
 		return nil, stateDirError(err)
 	}
-	if s.damaged = s.decode(text); s.damaged != nil {
+	err = s.decode(text)
+	if _, ok := errors.AsType[*spec.UserError](err); ok {
+		s.close()
+		return nil, err
+	}
+	if s.damaged = err; err != nil {
 		return s, s.setAside()
 	}
 	return s, nil
@@ -85,7 +91,19 @@ func (s *state) take(dir string) error {
 	return fmt.Errorf("lock state directory %s: %w", dir, err)
 }
 
+// decode reads the file. One of a newer legate is an error for the user: it is
+// in order, and after the way back to that legate its swaps shall hold.
 func (s *state) decode(text []byte) error {
+	var v struct {
+		Version int `json:"version"`
+	}
+	if err := json.Unmarshal(text, &v); err != nil {
+		return fmt.Errorf("read state file %s: %w", s.path, err)
+	}
+	if v.Version > stateVersion {
+		return spec.Errorf("start the legate that wrote it, or give this one another --state-dir",
+			"state file %s is of version %d, and this legate reads %d", s.path, v.Version, stateVersion)
+	}
 	var f stateJSON
 	if err := json.Unmarshal(text, &f); err != nil {
 		return fmt.Errorf("read state file %s: %w", s.path, err)
@@ -97,10 +115,10 @@ func (s *state) decode(text []byte) error {
 	return nil
 }
 
-// setAside renames the damaged file, so that the next swap does not write over
-// what somebody may want to mend by hand.
+// setAside renames the damaged file, so that neither the next swap nor the next
+// damaged file replaces what somebody may want to mend by hand.
 func (s *state) setAside() error {
-	aside := s.path + ".damaged"
+	aside := s.path + ".damaged-" + time.Now().UTC().Format("20060102T150405.000Z")
 	if err := os.Rename(s.path, aside); err != nil {
 		s.close()
 		return stateDirError(err)

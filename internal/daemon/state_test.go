@@ -67,7 +67,7 @@ func TestState_KeepsADamagedFileForWhoWantsToMendIt(t *testing.T) {
 	for name, text := range map[string]string{
 		"cut off": `{"version":1,"overrides":{"db":`,
 		"empty":   "",
-		"newer":   `{"version":2,"overrides":{}}`,
+		"older":   `{"version":0,"overrides":{}}`,
 		"types":   `{"version":1,"overrides":{"db":"b:1"}}`,
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -86,10 +86,54 @@ func TestState_KeepsADamagedFileForWhoWantsToMendIt(t *testing.T) {
 			if err := s.set("db", &spec.Override{Target: "b:1"}); err != nil {
 				t.Fatal(err)
 			}
-			if got, err := os.ReadFile(path + ".damaged"); err != nil || string(got) != text {
-				t.Errorf("the damaged file holds %q, %v", got, err)
-			}
+			checkDamaged(t, path, text)
 		})
+	}
+}
+
+// checkDamaged wants exactly these files to have been put aside.
+func checkDamaged(t *testing.T, path string, texts ...string) {
+	t.Helper()
+	aside, err := filepath.Glob(path + ".damaged-2*Z")
+	if err != nil || len(aside) != len(texts) {
+		t.Fatalf("put aside: %v, %v; want %d files", aside, err, len(texts))
+	}
+	for i, text := range texts {
+		if got, err := os.ReadFile(aside[i]); err != nil || string(got) != text {
+			t.Errorf("%s holds %q, %v", aside[i], got, err)
+		}
+	}
+}
+
+func TestState_KeepsEveryDamagedFile(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, stateFile)
+	for _, text := range []string{"first", "second"} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		openTestState(t, dir).close()
+		<-time.After(2 * time.Millisecond) // names have the time in milliseconds
+	}
+	checkDamaged(t, path, "first", "second")
+}
+
+// After an update and the way back the swaps of the newer one must be there.
+func TestState_LeavesTheFileOfANewerVersionAlone(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, stateFile)
+	const text = `{"version":2,"overrides":[]}`
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // the second finds the directory unlocked
+		_, err := openState(dir)
+		if u, ok := errors.AsType[*spec.UserError](err); !ok || !strings.Contains(u.What, "version 2") || !strings.Contains(u.Hint, "--state-dir") {
+			t.Errorf("got %v", err)
+		}
+	}
+	if got, err := os.ReadFile(path); err != nil || string(got) != text {
+		t.Errorf("the file holds %q, %v", got, err)
 	}
 }
 
