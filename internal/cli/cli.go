@@ -44,10 +44,11 @@ func Main(p Process) int {
 	if err == nil {
 		return exitDone
 	}
-	printError(p.Stderr, err)
 	if _, ok := errors.AsType[*usageError](err); ok {
+		printError(p.Stderr, err)
 		return exitUsage
 	}
+	printFailure(p.Stderr, err)
 	return exitFailed
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -38,7 +39,9 @@ root nor Docker, and listens on free ports of 127.0.0.1 only.`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			ctx, stop := signal.NotifyContext(c.Context(), os.Interrupt, syscall.SIGTERM)
 			defer stop()
-			d := &demo{process: p}
+			log, flush := startLog(p.Stderr, warnings)
+			defer flush()
+			d := &demo{process: p, log: log}
 			defer d.wait()
 			ctx, cancel := context.WithCancel(ctx)
 			defer cancel()
@@ -50,14 +53,21 @@ root nor Docker, and listens on free ports of 127.0.0.1 only.`,
 // demo is two servers and the chain of two ambassadors before one of them.
 type demo struct {
 	process     Process
-	blue, green string // addresses of the servers
-	a, b        string // addresses that the ambassadors listen on
-	near, far   string // names of their control sockets
+	log         *slog.Logger // of both ambassadors
+	blue, green string       // addresses of the servers
+	a, b        string       // addresses that the ambassadors listen on
+	near, far   string       // names of their control sockets
 	running     sync.WaitGroup
 	failed      chan error
 }
 
 func (d *demo) wait() { d.running.Wait() }
+
+// warnings is the form of the demo's log, which must not stand between the
+// lines to type.
+func warnings(w io.Writer) slog.Handler {
+	return slog.NewTextHandler(w, &slog.HandlerOptions{Level: slog.LevelWarn})
+}
 
 func (d *demo) run(ctx context.Context) (err error) {
 	d.failed = make(chan error, 4)
@@ -127,7 +137,7 @@ func (d *demo) ambassador(ctx context.Context, name, target string) (listen, whe
 		Control: name,
 		Places:  places,
 		Version: versionText(),
-		Log:     slog.New(slog.NewTextHandler(d.process.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
+		Log:     d.log,
 		Ready:   func(string) { close(ready) },
 	})
 	d.running.Go(func() { ended <- one.Run(ctx) })

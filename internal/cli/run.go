@@ -104,7 +104,8 @@ func (r *runCommand) forward(first, second context.Context, c *cobra.Command, ar
 	if err != nil {
 		return err
 	}
-	log := r.logger(r.process.Stderr)
+	log, flush := startLog(r.process.Stderr, r.logHandler)
+	defer flush()
 	unknown := unknownVariables(r.process, c.Flags())
 	for _, w := range append(wanted.notes, unknown...) {
 		log.Warn(w)
@@ -128,15 +129,15 @@ func (r *runCommand) forward(first, second context.Context, c *cobra.Command, ar
 	return d.Run(first)
 }
 
-func (r *runCommand) logger(w io.Writer) *slog.Logger {
+func (r *runCommand) logHandler(w io.Writer) slog.Handler {
 	var level slog.Level
 	// The flag took only the names of levels.
 	_ = level.UnmarshalText([]byte(r.logLevel))
 	o := &slog.HandlerOptions{Level: level}
 	if r.logFormat == "json" {
-		return slog.New(slog.NewJSONHandler(w, o))
+		return slog.NewJSONHandler(w, o)
 	}
-	return slog.New(slog.NewTextHandler(w, o))
+	return slog.NewTextHandler(w, o)
 }
 
 // wanted is what the command line and the environment ask for.
