@@ -118,7 +118,7 @@ func (s *state) decode(text []byte) error {
 // setAside renames the damaged file, so that neither the next swap nor the next
 // damaged file replaces what somebody may want to mend by hand.
 func (s *state) setAside() error {
-	aside := s.path + ".damaged-" + time.Now().UTC().Format("20060102T150405.000Z")
+	aside := s.path + ".damaged-" + time.Now().UTC().Format("20060102T150405.000000Z")
 	if err := os.Rename(s.path, aside); err != nil {
 		s.close()
 		return stateDirError(err)

@@ -113,7 +113,6 @@ func TestState_KeepsEveryDamagedFile(t *testing.T) {
 			t.Fatal(err)
 		}
 		openTestState(t, dir).close()
-		<-time.After(2 * time.Millisecond) // names have the time in milliseconds
 	}
 	checkDamaged(t, path, "first", "second")
 }
