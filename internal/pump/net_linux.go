@@ -21,6 +21,7 @@ type netEngine struct {
 	wg   sync.WaitGroup // the sweeper and every flow
 
 	buffers sync.Pool // of *[bufferSize]byte, for all copiers
+	pipes   *pipes
 
 	mu        sync.Mutex // guards the following
 	closed    bool
@@ -36,11 +37,12 @@ func NewNet(cfg NetConfig) (Engine, error) {
 	}
 	e := &netEngine{
 		cfg:       cfg.withDefaults(),
-		fds:       newBudget(free - reserved),
+		fds:       newBudget(free - reserved - 2*idlePipes),
 		stop:      make(chan struct{}),
 		flows:     map[*netFlow]struct{}{},
 		acceptors: map[Acceptor]struct{}{},
 	}
+	e.pipes = &pipes{fds: e.fds}
 	e.wg.Go(e.sweep)
 	return e, nil
 }
@@ -111,6 +113,7 @@ func (e *netEngine) Close() error {
 		f.cut(os.ErrClosed)
 	}
 	e.wg.Wait()
+	e.pipes.close()
 	return errors.Join(errs...)
 }
 

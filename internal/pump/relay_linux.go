@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -12,13 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Copying starts through a buffer; two reads in a row that fill it mark a
-// stream, which is then spliced in pieces of spliceSize. While a piece is under
-// way it holds a pipe, so small messages must not start one.
-const (
-	bufferSize = 64 << 10
-	spliceSize = 1 << 20
-)
+// bufferSize is that of the buffer through which copying starts; two reads in a
+// row that fill it mark a stream, which is then spliced.
+const bufferSize = 64 << 10
 
 // The gate of a relay decides who comes first: a client byte (or end) that is
 // about to be forwarded, or an endpoint that closes early. Only one of them
@@ -133,7 +128,7 @@ func (r *relay) closedEarly() error {
 // carry moves bytes from src to dst until src's end, passes that on, and stays
 // to notice when src breaks afterwards.
 func (r *relay) carry(dst, src *side, n *atomic.Uint64) {
-	c := &copier{dst: dst, src: src, n: n, buffers: &r.f.a.e.buffers}
+	c := &copier{dst: dst, src: src, n: n, buffers: &r.f.a.e.buffers, pipes: r.f.a.e.pipes}
 	err := c.run()
 	switch {
 	case err == nil && src.wasReset():
@@ -251,9 +246,12 @@ type copier struct {
 	dst, src *side
 	n        *atomic.Uint64
 	buffers  *sync.Pool
+	pipes    *pipes
+	plain    bool // src cannot be spliced
 	writing  bool // the error came from dst
 	buf      *[bufferSize]byte
-	got      int
+	pipe     *pipe
+	got      int // in the buffer, or in the pipe
 	err      error
 }
 
@@ -334,39 +332,4 @@ func (c *copier) takeBuffer() {
 func (c *copier) putBuffer() {
 	c.buffers.Put(c.buf)
 	c.buf = nil
-}
-
-// stream splices while src keeps filling pieces. It tells whether src ended.
-// io.CopyN takes the kernel's splice(2) path only between these very types.
-func (c *copier) stream() (end bool, err error) {
-	dst, ok := c.dst.conn.(*net.TCPConn)
-	if !ok || c.src.raw == nil {
-		return false, nil
-	}
-	c.src.onward.Store(true)
-	defer c.src.onward.Store(false)
-	for {
-		n, err := io.CopyN(dst, c.src.conn, spliceSize)
-		c.n.Add(uint64(n))
-		switch {
-		case errors.Is(err, io.EOF):
-			return true, nil
-		case err != nil:
-			// The error does not say whose it is; the sockets do.
-			c.writing = c.dst.check(isClosed)
-			return false, err
-		}
-		if !c.src.check(func(fd uintptr) bool { return pending(fd) >= bufferSize }) {
-			return false, nil
-		}
-	}
-}
-
-// pending returns how many bytes wait to be read.
-func pending(fd uintptr) int {
-	n, err := unix.IoctlGetInt(int(fd), unix.SIOCINQ)
-	if err != nil {
-		return 0
-	}
-	return n
 }

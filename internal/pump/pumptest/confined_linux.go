@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -22,6 +23,8 @@ import (
 var confined = map[string]func(*testing.T, New){
 	"self_connect_is_refused":          selfConnect,
 	"bulk_is_spliced":                  bulkIsSpliced,
+	"bulk_at_rest_keeps_no_pipe":       bulkAtRest,
+	"stuck_bulk_leaves_the_reserve":    stuckBulkLeavesTheReserve,
 	"descriptors_are_kept_in_reserve":  descriptorsInReserve,
 	"accepting_recovers_from_shortage": acceptingRecovers,
 	"dialling_says_shortage":           diallingSaysShortage,
@@ -92,6 +95,86 @@ func spliced(t *testing.T, trace string) (sum int64) {
 		}
 	}
 	return sum
+}
+
+// A connection that moved much once and rests now is as small as any other.
+func bulkAtRest(t *testing.T, newEngine New) {
+	const flows, kept = 20, 8
+	Child{}.Run(t, func() {
+		server := Listen(t, "tcp4")
+		r := start(t, newEngine, setup{}, always(to(server)))
+		before := pipes(t)
+		var clients, endpoints []*Peer
+		for range flows {
+			clients = append(clients, r.dial())
+			endpoints = append(endpoints, accept(t, server))
+		}
+		var moved [flows]int64
+		together(t, flows, func(i int) error {
+			return errors.Join(clients[i].Run(SendUntilStuck(1, &moved[i])), endpoints[i].Run(ExpectStream(1, moved[i])))
+		})
+		Await(t, "the counters of all that was moved", func() bool {
+			for i := range flows {
+				// Each was connected before the next came.
+				if r.flow(i+1).Counters().In != uint64(moved[i]) {
+					return false
+				}
+			}
+			return true
+		})
+		Await(t, "the descriptors of pipes to be closed", func() bool { return pipes(t)-before <= kept })
+	})
+}
+
+// pipes returns how many descriptors of pipes this process has.
+func pipes(t *testing.T) (n int) {
+	t.Helper()
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if to, err := os.Readlink("/proc/self/fd/" + e.Name()); err == nil && strings.HasPrefix(to, "pipe:") {
+			n++
+		}
+	}
+	return n
+}
+
+// Readers that stop in the middle of a stream must not cost others what
+// engines leave to them.
+func stuckBulkLeavesTheReserve(t *testing.T, newEngine New) {
+	const flows, spare = 8, 4
+	Child{Files: 256}.Run(t, func() {
+		var taken hog
+		defer func() { taken.free(len(taken)) }()
+		server := Listen(t, "tcp4")
+		fd, addr := ListenFD(t, "tcp4")
+		var clients []*Peer
+		for range flows {
+			clients = append(clients, NewPeer("client", Dial(t, addr), new(Signals)))
+		}
+		taken.fill(t)
+		const ofEngine = 2*flows + 2 + 8 // flows, its listener, and pipes that it may keep
+		taken.free(reserve + ofEngine + spare)
+		r := start(t, newEngine, setup{fd: fd, addr: addr}, always(to(server)))
+		r.isConnected(flows)
+		taken.free(flows) // for the endpoints
+		for range flows {
+			accept(t, server)
+		}
+		var sent [flows]int64
+		together(t, flows, func(i int) error { return clients[i].Run(SendUntilStuck(uint64(i), &sent[i])) })
+		free := taken.fill(t)
+		taken.free(free)
+		if free < reserve {
+			t.Errorf("%d descriptors are left, not %d", free, reserve)
+		}
+		for _, c := range clients {
+			run(t, c, Reset())
+		}
+		r.ended(flows)
+	})
 }
 
 // reserve is what engines leave to the control socket, DNS and checks.
