@@ -127,8 +127,10 @@ func isClosed(fd uintptr) bool {
 }
 
 // wasReset tells, at an end of file, whether it stands for a reset whose error
-// was reported to a write: TCP is closed although we never said FIN.
-func (s *side) wasReset() bool { return !s.shut.Load() && s.check(isClosed) }
+// was reported to a write: TCP is closed although we never said FIN. The
+// socket is asked first: the other direction may say FIN at this moment, which
+// ends an orderly connection within microseconds.
+func (s *side) wasReset() bool { return s.check(isClosed) && !s.shut.Load() }
 
 // hasEnded tells whether the peer has said FIN or RST.
 func hasEnded(fd uintptr) bool {
