@@ -2,6 +2,7 @@ package forward
 
 import (
 	"errors"
+	"net/netip"
 	"syscall"
 	"time"
 
@@ -384,8 +385,16 @@ func (l *link) Done(p *pump.Flow, r pump.Result) {
 	close(f.done)
 }
 
+// callerText names a client; one on a unix socket has no address.
+func callerText(a netip.AddrPort) string {
+	if !a.IsValid() {
+		return "unix"
+	}
+	return a.String()
+}
+
 func (fw *Forwarder) logEnd(name string, f *flow, r pump.Result) {
-	args := []any{"link", name, "caller", f.pump.Client.String(), "cause", string(r.Cause), "in", r.Counters.In, "out", r.Counters.Out, "duration", r.Duration.Round(time.Microsecond).String()}
+	args := []any{"link", name, "caller", callerText(f.pump.Client), "cause", string(r.Cause), "in", r.Counters.In, "out", r.Counters.Out, "duration", r.Duration.Round(time.Microsecond).String()}
 	if f.connected {
 		args = append(args, "endpoint", f.endpoint.String())
 	}
