@@ -43,7 +43,9 @@ type streamAcceptor struct {
 	ln      listener
 	want    acceptState
 	have    acceptState
-	err     error // of the last change of state
+	tried   bool  // to get from have to want
+	err     error // of that
+	hurried bool  // the socket's deadline is in the past
 	changed *sync.Cond
 	kick    chan struct{} // closed, and replaced, when another state is wanted
 	file    os.FileInfo   // the socket file that is ours
@@ -83,7 +85,7 @@ func (a *streamAcceptor) run() {
 	for {
 		switch state, kick := a.enter(); state {
 		case suspended:
-			a.waitWhileSuspended()
+			a.waitSuspended(kick)
 		case closing:
 			return
 		case accepting:
@@ -92,34 +94,64 @@ func (a *streamAcceptor) run() {
 	}
 }
 
-// enter brings the socket into the wanted state and returns that state with
-// the channel that closes when another one is wanted.
+// enter brings the socket into the wanted state, if it can, and returns its
+// state with the channel that closes when another one is wanted.
 func (a *streamAcceptor) enter() (acceptState, <-chan struct{}) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.have != a.want {
-		switch a.want {
-		case closing:
-			a.err = a.closeSocket()
-		case suspended:
-			a.err = a.refuse()
-		case accepting:
-			a.err = a.listenAgain()
-		}
-		if a.want != accepting {
-			a.introducing.Wait() // who stopped us now decides about every flow
-		}
-		a.have = a.want
+		a.change()
 		a.changed.Broadcast()
+	}
+	if a.hurried && a.have == accepting {
+		a.hurried = false
+		_ = a.ln.SetDeadline(time.Time{}) // fails only on a closed listener; accepting says so
 	}
 	return a.have, a.kick
 }
 
-func (a *streamAcceptor) waitWhileSuspended() {
+// change needs mu. What cannot be suspended goes on as it was; what cannot
+// listen again is tried again.
+func (a *streamAcceptor) change() {
+	again := a.tried
+	switch a.want {
+	case closing:
+		a.err = a.closeSocket()
+	case suspended:
+		a.err = a.refuse()
+	case accepting:
+		a.err = a.listenAgain()
+	}
+	a.tried = true
+	switch {
+	case a.err == nil || a.want == closing:
+		a.have = a.want
+	case a.want == suspended:
+		a.want = a.have
+	}
+	if a.have != accepting {
+		a.introducing.Wait() // who stopped us now decides about every flow
+	}
+	if again && a.have == accepting {
+		a.e.cfg.Log.Info("listening again", "on", a.ln.Addr())
+	}
+}
+
+// listenAgainEvery is the pause between tries to get back an address that
+// somebody else has taken.
+const listenAgainEvery = 200 * time.Millisecond
+
+func (a *streamAcceptor) waitSuspended(kick <-chan struct{}) {
 	a.mu.Lock()
-	defer a.mu.Unlock()
-	for a.want == suspended {
-		a.changed.Wait()
+	fails := a.want != suspended
+	a.mu.Unlock()
+	var again <-chan time.Time
+	if fails {
+		again = time.After(listenAgainEvery)
+	}
+	select {
+	case <-kick:
+	case <-again:
 	}
 }
 
@@ -139,9 +171,7 @@ func (a *streamAcceptor) acceptOne(kick <-chan struct{}) {
 	if !a.e.fds.tryAcquire(2) {
 		a.e.cfg.Log.Warn("accepting pauses: no descriptors left", "listener", c.LocalAddr())
 		if !a.e.fds.acquire(2, kick) {
-			a.releaseSlot()
-			abort(c)
-			return
+			a.e.fds.release(-2) // served from the reserve: it was accepted
 		}
 	}
 	a.start(c)
@@ -208,20 +238,27 @@ func (a *streamAcceptor) become(s acceptState) error {
 		}
 		return os.ErrClosed
 	}
-	if a.want == s {
-		return nil
+	if a.want != s {
+		a.order(s)
 	}
-	a.want = s
-	close(a.kick)
-	a.kick = make(chan struct{})
-	if a.have == accepting {
-		_ = a.ln.SetDeadline(aLongTimeAgo) // fails only on a closed listener, which blocks nobody
-	}
-	a.changed.Broadcast()
-	for a.have != s && a.want == s {
+	for a.have != s && a.want == s && !a.tried {
 		a.changed.Wait()
 	}
+	if a.have == s && s != closing {
+		return nil
+	}
 	return a.err
+}
+
+// order needs mu.
+func (a *streamAcceptor) order(s acceptState) {
+	a.want, a.tried, a.err = s, false, nil
+	close(a.kick)
+	a.kick = make(chan struct{})
+	if a.have == accepting && s != accepting {
+		a.hurried = true
+		_ = a.ln.SetDeadline(aLongTimeAgo) // fails only on a closed listener, which blocks nobody
+	}
 }
 
 // acceptQueued takes the clients that the kernel already promised to serve: a
@@ -275,24 +312,38 @@ func (a *streamAcceptor) unlink() {
 	}
 }
 
-// refuse makes the kernel answer connects with a refusal and keeps the address
-// taken: a TCP socket that was shut down stays bound and can listen again.
+// refuse makes the kernel answer connects with a refusal. A TCP socket that was
+// shut down stays bound and can listen again. It must not allow the address to
+// be shared meanwhile: where both sides do, a bind fails only while somebody
+// listens (SO_REUSEADDR, socket(7)).
 func (a *streamAcceptor) refuse() error {
-	a.acceptQueued()
 	if a.l.Network == Unix {
 		return a.replaceUnix(false)
 	}
-	return a.control("suspend listener", func(fd int) error { return unix.Shutdown(fd, unix.SHUT_RD) })
+	a.acceptQueued()
+	return a.control("suspend listener", func(fd int) error {
+		if err := reuseAddress(fd, false); err != nil {
+			return err
+		}
+		return unix.Shutdown(fd, unix.SHUT_RD)
+	})
 }
 
+// listenAgain allows the address to be shared first: connections that were
+// accepted before have it, too.
 func (a *streamAcceptor) listenAgain() error {
 	if a.l.Network == Unix {
 		return a.replaceUnix(true)
 	}
-	if err := a.control("resume listener", func(fd int) error { return unix.Listen(fd, backlog) }); err != nil {
-		return err
-	}
-	return a.ln.SetDeadline(time.Time{})
+	return a.control("resume listener", func(fd int) error {
+		if err := reuseAddress(fd, true); err != nil {
+			return err
+		}
+		if err := unix.Listen(fd, backlog); err != nil {
+			return errors.Join(err, reuseAddress(fd, false))
+		}
+		return nil
+	})
 }
 
 // replaceUnix puts another socket in the place of the present one. A unix
@@ -300,20 +351,14 @@ func (a *streamAcceptor) listenAgain() error {
 // net/unix/af_unix.c leaves sk_shutdown set), while a bound socket that does
 // not listen refuses as a TCP port does.
 func (a *streamAcceptor) replaceUnix(listening bool) error {
-	fd, err := rebindUnix(a.path, listening)
+	ln, file, err := replaceUnix(a.path, listening)
 	if err != nil {
-		return err
+		return fmt.Errorf("replace socket %s: %w", a.path, err)
 	}
-	ln, err := adoptListener(fd)
-	if err != nil {
-		return err
-	}
-	old := a.ln
-	a.ln = ln
-	if a.file, err = os.Lstat(a.path); err != nil {
-		return err
-	}
-	return old.Close()
+	a.acceptQueued()
+	_ = a.ln.Close() // nobody can reach it any more
+	a.ln, a.file = ln, file
+	return nil
 }
 
 func (a *streamAcceptor) control(what string, f func(fd int) error) error {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
@@ -36,9 +37,17 @@ func bindTCP(addr netip.AddrPort) (int, error) {
 	return ownedUnless(fd, errors.Join(
 		// Connections of an earlier process that are still in TIME_WAIT must
 		// not keep a restarted one from its port.
-		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1),
+		reuseAddress(fd, true),
 		dualStack(fd, addr.Addr()),
 		bindAndListen(fd, sockaddr(addr))))
+}
+
+func reuseAddress(fd int, yes bool) error {
+	value := 0
+	if yes {
+		value = 1
+	}
+	return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, value)
 }
 
 func bindAndListen(fd int, sa unix.Sockaddr) error {
@@ -147,29 +156,53 @@ func removeStale(path string) error {
 	return os.Remove(path)
 }
 
-// rebindUnix binds a new socket and moves it over the one at path, with the
-// same rights, so that there is no moment without a file.
-func rebindUnix(path string, listening bool) (int, error) {
+// replaceUnix moves a new socket over the one at path, with the same rights, so
+// that there is no moment without a file. On error path is as it was.
+func replaceUnix(path string, listening bool) (listener, os.FileInfo, error) {
+	temp, fd, err := bindBeside(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	if listening {
+		err = unix.Listen(fd, backlog)
+	}
+	if _, err = ownedUnless(fd, err); err != nil {
+		return nil, nil, errors.Join(err, os.Remove(temp))
+	}
+	ln, err := adoptListener(fd)
+	if err != nil {
+		return nil, nil, errors.Join(err, os.Remove(temp))
+	}
+	file, err := os.Lstat(temp)
+	if err == nil {
+		err = os.Rename(temp, path)
+	}
+	if err != nil {
+		return nil, nil, errors.Join(err, ln.Close(), os.Remove(temp))
+	}
+	return ln, file, nil
+}
+
+// bindBeside binds a socket in the directory of the one at path, with the same
+// rights. Others may do so at the same time, also with the same process id: in
+// containers that share the directory. The name is short because a socket's
+// path has 107 bytes (unix(7)).
+func bindBeside(path string) (temp string, fd int, err error) {
 	st, err := os.Lstat(path)
 	if err != nil {
-		return -1, fmt.Errorf("replace socket: %w", err)
+		return "", -1, err
 	}
 	o := UnixOptions{Mode: st.Mode().Perm(), GID: -1}
 	if sys, ok := st.Sys().(*syscall.Stat_t); ok {
 		o.GID = int(sys.Gid)
 	}
-	temp := filepath.Join(filepath.Dir(path), fmt.Sprintf(".legate-%d", os.Getpid()))
-	fd, err := bindUnix(temp, o)
-	if err != nil {
-		return -1, fmt.Errorf("replace socket %s: %w", path, err)
+	for range 3 {
+		temp = filepath.Join(filepath.Dir(path), fmt.Sprintf(".legate-%08x", rand.Uint32()))
+		if fd, err = bindUnix(temp, o); !errors.Is(err, unix.EADDRINUSE) {
+			break
+		}
 	}
-	if listening {
-		err = unix.Listen(fd, backlog)
-	}
-	if err == nil {
-		err = os.Rename(temp, path)
-	}
-	return ownedUnless(fd, err)
+	return temp, fd, err
 }
 
 // adoptListener takes over a listening descriptor.

@@ -62,8 +62,11 @@ type Listener struct {
 // handler knows them all; neither may be called from Next, or under a lock that Next takes.
 type Acceptor interface {
 	// Suspend makes the kernel refuse new clients, after those already queued
-	// were accepted; the address stays taken. Resume listens again.
+	// were accepted. The address stays taken: nobody else can bind it. On error
+	// the acceptor goes on accepting.
 	Suspend() error
+	// Resume listens again. On error it has not listened yet, and tries again
+	// until it does or another state is asked for.
 	Resume() error
 	// Close accepts what is queued and stops listening. Its flows go on.
 	Close() error

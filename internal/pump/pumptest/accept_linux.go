@@ -5,6 +5,8 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -24,6 +26,9 @@ var accepting = map[string]func(*testing.T, New){
 	"suspended_listener_refuses_tcp6":    func(t *testing.T, n New) { suspendedRefuses(t, n, "tcp6") },
 	"suspended_listener_refuses_unix":    func(t *testing.T, n New) { suspendedRefuses(t, n, "unix") },
 	"suspended_address_stays_taken":      suspendedAddressStaysTaken,
+	"suspend_many_unix_listeners":        suspendManyUnixListeners,
+	"failed_suspend_goes_on_accepting":   failedSuspendGoesOnAccepting,
+	"resume_is_tried_again":              resumeIsTriedAgain,
 	"suspend_accepts_what_is_queued":     func(t *testing.T, n New) { queuedAreServed(t, n, pump.Acceptor.Suspend) },
 	"close_accepts_what_is_queued":       func(t *testing.T, n New) { queuedAreServed(t, n, pump.Acceptor.Close) },
 	"suspend_introduces_every_flow":      func(t *testing.T, n New) { stopIntroduces(t, n, pump.Acceptor.Suspend) },
@@ -81,20 +86,127 @@ func suspendedRefuses(t *testing.T, newEngine New, network string) {
 	run(t, r.dial(), Close())
 }
 
+// A process that allows the address to be shared, as most servers do, must not
+// get it either: the listener could not have it back.
 func suspendedAddressStaysTaken(t *testing.T, newEngine New) {
-	r := start(t, newEngine, setup{}, always())
-	if err := r.acceptor.Suspend(); err != nil {
-		t.Fatal(err)
+	for _, network := range []string{"tcp4", "tcp6"} {
+		r := start(t, newEngine, setup{network: network}, always(to(Serve(t, "tcp4", Echo))))
+		kept := r.dial() // its socket has the address, too
+		run(t, kept, Send("A"), Expect("A"))
+		if err := r.acceptor.Suspend(); err != nil {
+			t.Fatal(err)
+		}
+		thief, err := net.Listen("tcp", r.addr)
+		if !errors.Is(err, unix.EADDRINUSE) {
+			t.Errorf("bind the same address: %v", err)
+		}
+		if err == nil {
+			thief.Close()
+		}
+		if err := r.acceptor.Resume(); err != nil {
+			t.Fatal(err)
+		}
+		run(t, r.dial(), Send("B"), Expect("B"), Close())
+		run(t, kept, Close())
+		r.ended(2)
 	}
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+}
+
+// Somebody who shares the socket can have the address nevertheless: the
+// listener waits until it is free again.
+func resumeIsTriedAgain(t *testing.T, newEngine New) {
+	fd, addr := ListenFD(t, "tcp4")
+	shared, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Close(fd)
-	a := netip.MustParseAddrPort(r.addr)
-	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: a.Addr().As4(), Port: int(a.Port())}); !errors.Is(err, unix.EADDRINUSE) {
-		t.Errorf("bind the same address: %v", err)
+	defer unix.Close(shared)
+	r := start(t, newEngine, setup{fd: fd, addr: addr}, always(to(Serve(t, "tcp4", Echo))))
+	if err := errors.Join(r.acceptor.Suspend(), unix.SetsockoptInt(shared, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)); err != nil {
+		t.Fatal(err)
 	}
+	thief, err := net.Listen("tcp4", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.acceptor.Resume(); !errors.Is(err, unix.EADDRINUSE) {
+		t.Errorf("resume: %v", err)
+	}
+	if err := r.acceptor.Resume(); !errors.Is(err, unix.EADDRINUSE) {
+		t.Errorf("resume again: %v", err)
+	}
+	thief.Close()
+	Await(t, "the listener", func() bool {
+		c, err := DialErr(addr)
+		if err == nil {
+			c.Close()
+		}
+		return err == nil
+	})
+	run(t, r.dial(), Send("A"), Expect("A"), Close())
+	r.ended(2)
+}
+
+// Several links, and containers that share the directory, may do so at once.
+func suspendManyUnixListeners(t *testing.T, newEngine New) {
+	const listeners, rounds = 8, 10
+	dir := t.TempDir()
+	r := start(t, newEngine, setup{network: "unix"}, always(to(Serve(t, "tcp4", Echo))))
+	var acceptors []pump.Acceptor
+	var addrs []string
+	for i := range listeners {
+		path := filepath.Join(dir, strconv.Itoa(i))
+		fd, err := pump.BindUnix(path, pump.UnixOptions{Mode: 0o600, GID: -1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		a, err := r.engine.Serve(pump.Listener{Network: pump.Unix, FD: fd}, r.handler)
+		if err != nil {
+			t.Fatal(err)
+		}
+		acceptors, addrs = append(acceptors, a), append(addrs, "unix:"+path)
+	}
+	for range rounds {
+		together(t, listeners, func(i int) error { return acceptors[i].Suspend() })
+		for _, addr := range addrs {
+			if _, err := DialErr(addr); !errors.Is(err, unix.ECONNREFUSED) {
+				t.Errorf("dial a suspended listener: %v", err)
+			}
+		}
+		together(t, listeners, func(i int) error { return acceptors[i].Resume() })
+	}
+	files, err := os.ReadDir(dir)
+	if err != nil || len(files) != listeners {
+		t.Errorf("the directory has %v (%v)", files, err)
+	}
+	for _, addr := range addrs {
+		run(t, NewPeer("client", Dial(t, addr), new(Signals)), Send("A"), Expect("A"), Close())
+	}
+	r.ended(listeners)
+}
+
+// The socket file cannot be replaced: better served than neither.
+func failedSuspendGoesOnAccepting(t *testing.T, newEngine New) {
+	r := start(t, newEngine, setup{network: "unix"}, always(to(Serve(t, "tcp4", Echo))))
+	path := strings.TrimPrefix(r.addr, "unix:")
+	hidden := path + "~"
+	if err := os.Rename(path, hidden); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.acceptor.Suspend(); err == nil {
+		t.Error("it was suspended without its file")
+	}
+	if err := r.acceptor.Resume(); err != nil {
+		t.Errorf("resume: %v", err)
+	}
+	if err := os.Rename(hidden, path); err != nil {
+		t.Fatal(err)
+	}
+	run(t, r.dial(), Send("A"), Expect("A"), Close())
+	if err := r.acceptor.Suspend(); err != nil {
+		t.Errorf("suspend: %v", err)
+	}
+	r.ended(1)
 }
 
 // A client whose connect has succeeded was promised to be served. Several keep

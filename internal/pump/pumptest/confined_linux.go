@@ -26,6 +26,8 @@ var confined = map[string]func(*testing.T, New){
 	"bulk_at_rest_keeps_no_pipe":       bulkAtRest,
 	"stuck_bulk_leaves_the_reserve":    stuckBulkLeavesTheReserve,
 	"descriptors_are_kept_in_reserve":  descriptorsInReserve,
+	"suspend_serves_who_was_accepted":  func(t *testing.T, n New) { stopInShortage(t, n, pump.Acceptor.Suspend) },
+	"close_serves_who_was_accepted":    func(t *testing.T, n New) { stopInShortage(t, n, pump.Acceptor.Close) },
 	"accepting_recovers_from_shortage": acceptingRecovers,
 	"dialling_says_shortage":           diallingSaysShortage,
 	"stopped_reader_outlives_the_end":  stoppedReaderOutlivesTheEnd,
@@ -241,6 +243,34 @@ func descriptorsInReserve(t *testing.T, newEngine New) {
 			run(t, peers[i], Reset())
 		}
 		r.ended(clients)
+	})
+}
+
+// One client is accepted before it is known that there is nothing left for it.
+// To be told to stop meanwhile must not cost it the connection.
+func stopInShortage(t *testing.T, newEngine New, stop func(pump.Acceptor) error) {
+	const clients, room = 20, 20
+	Child{Files: 256}.Run(t, func() {
+		var taken hog
+		defer func() { taken.free(len(taken)) }()
+		fd, addr := ListenFD(t, "tcp4")
+		leg := unaccepted(t)
+		var peers []*Peer
+		for range clients {
+			peers = append(peers, NewPeer("client", Dial(t, addr), new(Signals)))
+		}
+		taken.fill(t)
+		taken.free(reserve + room)
+		r := start(t, newEngine, setup{fd: fd, addr: addr}, always(leg))
+		flows := quiet(t, func() int { return r.count(&r.attempts) })
+		if err := stop(r.acceptor); err != nil {
+			t.Errorf("stop: %v", err)
+		}
+		r.isConnected(flows + 1)
+		for _, p := range peers[:flows+1] {
+			run(t, p, Reset())
+		}
+		r.ended(flows + 1)
 	})
 }
 
