@@ -25,6 +25,7 @@ func Bind(s spec.Link) ([]pump.Listener, error) {
 		return nil, err
 	}
 	var ls []pump.Listener
+	together := pump.NewLimit(limit(s)) // the link's two sockets share it
 	for i, a := range addrs {
 		fd, err := bindAddr(s.Listen.Protocol, a)
 		if i > 0 && noIPv6(err) {
@@ -33,7 +34,7 @@ func Bind(s spec.Link) ([]pump.Listener, error) {
 		if err != nil {
 			return nil, errors.Join(err, closeListeners(ls))
 		}
-		ls = append(ls, pump.Listener{Network: pump.Network(s.Listen.Protocol), FD: fd, Max: limit(s)})
+		ls = append(ls, pump.Listener{Network: pump.Network(s.Listen.Protocol), FD: fd, Limit: together})
 	}
 	return ls, nil
 }
@@ -91,7 +92,7 @@ func bindUnix(s spec.Link) ([]pump.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	return []pump.Listener{{Network: pump.Unix, FD: fd, Max: s.Options.MaxConnections}}, nil
+	return []pump.Listener{{Network: pump.Unix, FD: fd, Limit: pump.NewLimit(s.Options.MaxConnections)}}, nil
 }
 
 func groupID(name string) (int, error) {

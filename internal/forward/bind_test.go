@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"legate/internal/spec"
+	"legate/internal/testnet"
 )
 
 // What cannot be opened comes with advice that fits it: that of ports is of no
@@ -59,5 +60,21 @@ func TestExplainTaken_AsksForTheProtocolFirst(t *testing.T) {
 				t.Errorf("%v on %s: %#v, want the hint %q", c.err, on, u, want)
 			}
 		}
+	}
+}
+
+func TestBind_SocketsOfLocalhostShareALimit(t *testing.T) {
+	testnet.NeedIPv6(t)
+	l := spec.Link{Listen: spec.Listen{Protocol: spec.TCP, Host: "localhost", Port: uint16(testnet.FreePort(t))}, Options: spec.DefaultOptions()}
+	l.Options.MaxConnections = 1
+	ls, err := Bind(l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(ls) != 2 || ls[0].Limit == nil || ls[0].Limit != ls[1].Limit {
+		t.Errorf("got %+v", ls)
+	}
+	if err := closeListeners(ls); err != nil {
+		t.Error(err)
 	}
 }

@@ -29,12 +29,11 @@ const (
 // streamAcceptor accepts TCP and unix clients of one listening socket. Its one
 // goroutine owns the socket; the methods only say which state is wanted.
 type streamAcceptor struct {
-	e     *netEngine
-	h     Handler
-	l     Listener
-	slots *budget       // flows that the listener may still have; nil without a limit
-	done  chan struct{} // closed when run has returned
-	path  string        // of a unix socket
+	e    *netEngine
+	h    Handler
+	l    Listener
+	done chan struct{} // closed when run has returned
+	path string        // of a unix socket
 	// introducing is the flows that the handler does not know of yet. Only run
 	// adds and waits.
 	introducing sync.WaitGroup
@@ -68,9 +67,6 @@ func (e *netEngine) newStreamAcceptor(l Listener, h Handler) (*streamAcceptor, e
 	if l.Network == Unix {
 		a.path = ln.Addr().String()
 		a.file, _ = os.Lstat(a.path) // gone already: then there is nothing to unlink later
-	}
-	if l.Max > 0 {
-		a.slots = newBudget(l.Max)
 	}
 	// The listening socket, and one client that may be accepted before the
 	// budget says no.
@@ -156,22 +152,23 @@ func (a *streamAcceptor) waitSuspended(kick <-chan struct{}) {
 }
 
 // acceptOne waits for one client and for the means to serve it. The client is
-// accepted before its descriptors are taken from the budget, so that idle
-// listeners hold none; with none left accepting pauses here.
+// accepted before they are taken, so that an idle listener holds none that
+// others could use; without them accepting pauses here. When another state is
+// wanted meanwhile the client is served nevertheless, descriptors coming from
+// the reserve: to close its connection would be a reset.
 func (a *streamAcceptor) acceptOne(kick <-chan struct{}) {
-	if a.slots != nil && !a.slots.acquire(1, kick) {
-		return
-	}
 	c, err := a.ln.Accept()
 	if err != nil {
-		a.releaseSlot()
 		a.acceptFailed(err, kick)
 		return
+	}
+	if !a.l.Limit.acquire(kick) {
+		a.l.Limit.release(-1)
 	}
 	if !a.e.fds.tryAcquire(2) {
 		a.e.cfg.Log.Warn("accepting pauses: no descriptors left", "listener", c.LocalAddr())
 		if !a.e.fds.acquire(2, kick) {
-			a.e.fds.release(-2) // served from the reserve: it was accepted
+			a.e.fds.release(-2)
 		}
 	}
 	a.start(c)
@@ -206,13 +203,7 @@ func (a *streamAcceptor) start(c net.Conn) {
 // release gives back what a flow of this listener took.
 func (a *streamAcceptor) release() {
 	a.e.fds.release(2)
-	a.releaseSlot()
-}
-
-func (a *streamAcceptor) releaseSlot() {
-	if a.slots != nil {
-		a.slots.release(1)
-	}
+	a.l.Limit.release(1)
 }
 
 // Suspend implements Acceptor.
@@ -268,9 +259,9 @@ func (a *streamAcceptor) acceptQueued() {
 	if err != nil {
 		return
 	}
-	for a.slots == nil || a.slots.tryAcquire(1) {
+	for a.l.Limit.tryAcquire() {
 		if !a.e.fds.tryAcquire(2) {
-			a.releaseSlot()
+			a.l.Limit.release(1)
 			return
 		}
 		c, err := acceptNow(raw)

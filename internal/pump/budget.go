@@ -82,3 +82,16 @@ func (b *budget) grant() {
 		close(w.ready)
 	}
 }
+
+// acquire waits for a place in the limit, or returns false when stop is
+// readable first.
+func (l *Limit) acquire(stop <-chan struct{}) bool { return l == nil || l.free.acquire(1, stop) }
+
+func (l *Limit) tryAcquire() bool { return l == nil || l.free.tryAcquire(1) }
+
+// release gives n places back; a negative n takes them although there are none.
+func (l *Limit) release(n int) {
+	if l != nil {
+		l.free.release(n)
+	}
+}

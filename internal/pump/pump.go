@@ -49,12 +49,23 @@ type Listener struct {
 	Network Network
 	// FD is listening, or bound for UDP; non-blocking is not required.
 	FD int
-	// Max flows at once; above it TCP and unix clients wait in the listen
-	// queue and new UDP sessions are refused. 0 means no limit but the
-	// process's descriptors.
-	Max int
+	// Limit of flows at once, which listeners may share; above it TCP and unix
+	// clients wait and the datagrams of new UDP clients are dropped. Nil means
+	// no limit but the process's descriptors.
+	Limit *Limit
 	// Idle is when a UDP session ends for want of datagrams. 0 means 60 s.
 	Idle time.Duration
+}
+
+// Limit is how many flows its listeners may have together.
+type Limit struct{ free *budget }
+
+// NewLimit allows n flows at once; for 0 it is nil, no limit.
+func NewLimit(n int) *Limit {
+	if n <= 0 {
+		return nil
+	}
+	return &Limit{free: newBudget(n)}
 }
 
 // Acceptor is a listener being served. When Suspend or Close returns, Next has
@@ -224,8 +235,8 @@ type flowEngine interface {
 // process.
 type State []byte
 
-// Wake asks for another Next: of a parked flow at once, of a UDP session with
-// its next datagram. Wakes that come in a burst may lead to one Next.
+// Wake asks for another Next: of a parked flow at once, of a UDP session as
+// soon. Wakes that come in a burst may lead to one Next.
 func (f *Flow) Wake() { f.engine.wake() }
 
 // Cut ends the flow by resetting both sides; cause becomes the Result's error.

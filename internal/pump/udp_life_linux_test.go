@@ -17,7 +17,7 @@ import (
 )
 
 func TestUDP_CapDropsNewClientsOnly(t *testing.T) {
-	w := serveUDPOn(t, "127.0.0.1:0", Listener{Max: 2}, nil)
+	w := serveUDPOn(t, "127.0.0.1:0", Listener{Limit: NewLimit(2)}, nil)
 	w.h.set(to(echo(t, "127.0.0.1:0", "")))
 	a, b, c := w.client(t, "127.0.0.1"), w.client(t, "127.0.0.1"), w.client(t, "127.0.0.1")
 	ask(t, a, "a", "a")

@@ -197,16 +197,23 @@ func (a *udpAcceptor) dispatch(key udpKey, p []byte) {
 	a.begin(key, p)
 }
 
-// mayBegin takes the descriptor of a new session, if there may be one.
+// mayBegin takes the place and the descriptor of a new session, if there may
+// be one.
 func (a *udpAcceptor) mayBegin() bool {
 	if a.phase.Load() == udpClosed || a.suspended.Load() {
 		return false
 	}
 	a.mu.Lock()
-	full := a.cfg.Listener.Max > 0 && len(a.sessions) >= a.cfg.Listener.Max
 	cut := a.cutErr != nil
 	a.mu.Unlock()
-	return !full && !cut && a.cfg.Acquire(1)
+	if cut || !a.cfg.Listener.Limit.tryAcquire() {
+		return false
+	}
+	if !a.cfg.Acquire(1) {
+		a.cfg.Listener.Limit.release(1)
+		return false
+	}
+	return true
 }
 
 func (a *udpAcceptor) begin(key udpKey, p []byte) {

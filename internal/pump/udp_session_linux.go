@@ -348,6 +348,7 @@ func (s *udpSession) rest(up *upstream) {
 func (s *udpSession) finish() {
 	s.a.remove(s)
 	s.a.cfg.Release(1)
+	s.a.cfg.Listener.Limit.release(1)
 	s.a.cfg.Handler.Done(&s.flow, Result{
 		Cause: s.cause, Err: s.err, Counters: s.counters(),
 		Started: s.start, Duration: time.Since(s.start),

@@ -22,6 +22,8 @@ import (
 
 var accepting = map[string]func(*testing.T, New){
 	"max_keeps_clients_in_the_queue":     maxKeepsClientsInTheQueue,
+	"listeners_share_a_limit":            listenersShareALimit,
+	"stop_at_the_maximum_serves":         stopAtTheMaximumServes,
 	"suspended_listener_refuses_tcp":     func(t *testing.T, n New) { suspendedRefuses(t, n, "tcp4") },
 	"suspended_listener_refuses_tcp6":    func(t *testing.T, n New) { suspendedRefuses(t, n, "tcp6") },
 	"suspended_listener_refuses_unix":    func(t *testing.T, n New) { suspendedRefuses(t, n, "unix") },
@@ -59,6 +61,31 @@ func maxKeepsClientsInTheQueue(t *testing.T, newEngine New) {
 	}
 	run(t, first, Close())
 	r.endedWith(1, pump.CauseEOF)
+	run(t, third, Expect("C"), Close())
+	run(t, second, Close())
+	r.ended(3)
+}
+
+// As the two sockets of localhost do. The one that has no client yet must not
+// hold a place.
+func listenersShareALimit(t *testing.T, newEngine New) {
+	limit := pump.NewLimit(2)
+	fd, addr := ListenFD(t, "tcp4")
+	r := start(t, newEngine, setup{fd: fd, addr: addr, limit: limit}, always(to(Serve(t, "tcp4", Echo))))
+	fd, addr = ListenFD(t, "tcp6")
+	if _, err := r.engine.Serve(pump.Listener{Network: pump.TCP, FD: fd, Limit: limit}, r.handler); err != nil {
+		t.Fatal(err)
+	}
+	first, second := r.dial(), r.dial()
+	run(t, first, Send("A"), Expect("A"))
+	run(t, second, Send("B"), Expect("B"))
+	third := NewPeer("client", Dial(t, addr), new(Signals))
+	run(t, third, Send("C"))
+	third.Conn.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+	if n, err := third.Conn.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("the third client read %d, %v", n, err)
+	}
+	run(t, first, Close())
 	run(t, third, Expect("C"), Close())
 	run(t, second, Close())
 	r.ended(3)
@@ -414,6 +441,27 @@ func suspendWhileMaxIsReached(t *testing.T, newEngine New) {
 	run(t, first, Close())
 	run(t, second, Send("B"), Expect("B"), Close())
 	r.ended(2)
+}
+
+// A client that waits for a place was accepted, and keeps its connection when
+// the listener is told to stop.
+func stopAtTheMaximumServes(t *testing.T, newEngine New) {
+	for name, stop := range map[string]func(pump.Acceptor) error{"suspend": pump.Acceptor.Suspend, "close": pump.Acceptor.Close} {
+		r := start(t, newEngine, setup{max: 1}, always(to(Serve(t, "tcp4", Echo))))
+		first := r.dial()
+		run(t, first, Send("A"), Expect("A"))
+		second := r.dial()
+		run(t, second, Send("B"))
+		Await(t, "the second client's socket to be accepted", func() bool {
+			return findConnected(t, second.Conn.LocalAddr()) >= 0
+		})
+		if err := stop(r.acceptor); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		run(t, second, Expect("B"), Close())
+		run(t, first, Close())
+		r.ended(2)
+	}
 }
 
 func closeAtTheMaximum(t *testing.T, newEngine New) {

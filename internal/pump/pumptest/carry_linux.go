@@ -224,6 +224,16 @@ func option(t *testing.T, fd, level, opt int) int {
 // connectedTo finds the descriptor of this process whose peer has an address.
 func connectedTo(t *testing.T, peer net.Addr) int {
 	t.Helper()
+	fd := findConnected(t, peer)
+	if fd < 0 {
+		t.Fatalf("no descriptor is connected to %v", peer)
+	}
+	return fd
+}
+
+// findConnected returns -1 where there is none.
+func findConnected(t *testing.T, peer net.Addr) int {
+	t.Helper()
 	want := peer.(*net.TCPAddr).AddrPort()
 	entries, err := os.ReadDir("/proc/self/fd")
 	if err != nil {
@@ -238,7 +248,6 @@ func connectedTo(t *testing.T, peer net.Addr) int {
 			return fd
 		}
 	}
-	t.Fatalf("no descriptor is connected to %v", peer)
 	return -1
 }
 

@@ -30,7 +30,8 @@ type setup struct {
 	network string // "tcp4", "tcp6" or "unix"
 	timing  Timing
 	max     int
-	fd      int // listening, instead of one of the rig's own; addr says where
+	limit   *pump.Limit // instead of max
+	fd      int         // listening, instead of one of the rig's own; addr says where
 	addr    string
 }
 
@@ -56,7 +57,10 @@ func start(t *testing.T, newEngine New, s setup, next nextFunc) *rig {
 	}
 	r := &rig{t: t, engine: newEngine(t, s.timing), addr: s.addr, handler: newHandler(t, next)}
 	t.Cleanup(r.close)
-	a, err := r.engine.Serve(pump.Listener{Network: pumpNetwork(s.network), FD: s.fd, Max: s.max}, r.handler)
+	if s.limit == nil {
+		s.limit = pump.NewLimit(s.max)
+	}
+	a, err := r.engine.Serve(pump.Listener{Network: pumpNetwork(s.network), FD: s.fd, Limit: s.limit}, r.handler)
 	if err != nil {
 		t.Fatalf("serve: %v", err)
 	}
