@@ -103,7 +103,7 @@ func (f *netFlow) attempt(step Step) (Attempt, *Result) {
 		if s != nil {
 			abort(s.conn)
 		}
-		return Attempt{}, f.abandon(CauseCut, err)
+		return Attempt{}, f.drop(CauseCut, err)
 	}
 	if s == nil {
 		return Attempt{Kind: DialFailed}, nil
@@ -119,7 +119,8 @@ func (f *netFlow) attempt(step Step) (Attempt, *Result) {
 	return Attempt{}, end
 }
 
-func (f *netFlow) abandon(c Cause, err error) *Result {
+// drop resets the client of a flow that has no endpoint.
+func (f *netFlow) drop(c Cause, err error) *Result {
 	abort(f.client.conn)
 	return &Result{Cause: c, Err: err}
 }
@@ -139,13 +140,13 @@ func (f *netFlow) park(until time.Time) (Attempt, *Result) {
 	case <-f.ctx.Done():
 		f.client.interrupt()
 		_ = <-left // only that it has ended matters
-		return a, f.abandon(CauseCut, context.Cause(f.ctx))
+		return a, f.drop(CauseCut, context.Cause(f.ctx))
 	case err := <-left:
-		return a, f.abandon(CauseAbandoned, err)
+		return a, f.drop(CauseAbandoned, err)
 	}
 	f.client.interrupt()
 	if err := <-left; err == nil {
-		return a, f.abandon(CauseAbandoned, nil)
+		return a, f.drop(CauseAbandoned, nil)
 	}
 	return a, f.reopen()
 }
@@ -155,7 +156,7 @@ func (f *netFlow) park(until time.Time) (Attempt, *Result) {
 func (f *netFlow) reopen() *Result {
 	_ = f.client.conn.SetDeadline(time.Time{}) // fails only on a closed connection; the next read says so
 	if err := context.Cause(f.ctx); err != nil {
-		return f.abandon(CauseCut, err)
+		return f.drop(CauseCut, err)
 	}
 	return nil
 }

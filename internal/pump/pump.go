@@ -235,8 +235,8 @@ type flowEngine interface {
 // process.
 type State []byte
 
-// Wake asks for another Next: of a parked flow at once, of a UDP session as
-// soon. Wakes that come in a burst may lead to one Next.
+// Wake asks for another Next: of a parked flow and of a UDP session at once, of
+// another when it parks. Wakes that come in a burst may lead to one Next.
 func (f *Flow) Wake() { f.engine.wake() }
 
 // Cut ends the flow by resetting both sides; cause becomes the Result's error.
