@@ -10,6 +10,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// fewestDescriptors are what one listener and one flow take: with less an
+// engine would start, say that all is well, and never serve anybody.
+const fewestDescriptors = 4
+
 // reserved descriptors stay free for the control socket, DNS and checks.
 const reserved = 64
 
@@ -35,9 +39,13 @@ func NewNet(cfg NetConfig) (Engine, error) {
 	if err != nil {
 		return nil, err
 	}
+	fds := free - reserved - 2*idlePipes
+	if fds < fewestDescriptors {
+		return nil, ErrDescriptors
+	}
 	e := &netEngine{
 		cfg:       cfg.withDefaults(),
-		fds:       newBudget(free - reserved - 2*idlePipes),
+		fds:       newBudget(fds),
 		stop:      make(chan struct{}),
 		flows:     map[*netFlow]struct{}{},
 		acceptors: map[Acceptor]struct{}{},

@@ -178,6 +178,7 @@ var (
 	ErrReset       = errors.New("connection reset by peer")
 	ErrSelfConnect = errors.New("would loop: the socket was connected to itself")
 	ErrNotMovable  = errors.New("this flow cannot be moved to another process")
+	ErrDescriptors = errors.New("the limit of open descriptors leaves none for connections")
 	ErrUnsupported = errors.New("forwarding needs Linux; this system can only run the verbs")
 )
 
