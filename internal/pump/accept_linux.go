@@ -34,6 +34,8 @@ type streamAcceptor struct {
 	l    Listener
 	done chan struct{} // closed when run has returned
 	path string        // of a unix socket
+	// warned is when run last logged that accepting pauses.
+	warned time.Time
 	// introducing is the flows that the handler does not know of yet. Only run
 	// adds and waits.
 	introducing sync.WaitGroup
@@ -166,12 +168,23 @@ func (a *streamAcceptor) acceptOne(kick <-chan struct{}) {
 		a.l.Limit.release(-1)
 	}
 	if !a.e.fds.tryAcquire(2) {
-		a.e.cfg.Log.Warn("accepting pauses: no descriptors left", "listener", c.LocalAddr())
+		a.warn("no descriptors are left")
 		if !a.e.fds.acquire(2, kick) {
 			a.e.fds.release(-2)
 		}
 	}
 	a.start(c)
+}
+
+// warnEvery bounds the log of a shortage, which each client meets anew.
+const warnEvery = 10 * time.Second
+
+func (a *streamAcceptor) warn(why string) {
+	if time.Since(a.warned) < warnEvery {
+		return
+	}
+	a.warned = time.Now()
+	a.e.cfg.Log.Warn("accepting pauses", "listener", a.ln.Addr(), "why", why)
 }
 
 // acceptFailed waits out what a retry at once would only meet again: with
@@ -180,7 +193,7 @@ func (a *streamAcceptor) acceptFailed(err error, kick <-chan struct{}) {
 	if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, unix.ECONNABORTED) {
 		return
 	}
-	a.e.cfg.Log.Warn("accepting pauses", "error", err)
+	a.warn(err.Error())
 	if a.e.fds.acquire(2, kick) {
 		a.e.fds.release(2)
 	}
