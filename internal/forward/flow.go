@@ -86,11 +86,7 @@ func (l *link) admit(p *pump.Flow) *flow {
 // arrive starts the first pass, or joins those that wait already.
 func (l *link) arrive(f *flow) pump.Step {
 	l.mu.Lock()
-	if !l.downSince.IsZero() {
-		defer l.mu.Unlock()
-		return l.hold(f)
-	}
-	if len(l.queue.waiting) > 0 { // they came first
+	if !l.downSince.IsZero() || len(l.queue.waiting) > 0 { // they came first
 		defer l.mu.Unlock()
 		return l.hold(f)
 	}
@@ -100,8 +96,7 @@ func (l *link) arrive(f *flow) pump.Step {
 
 func (l *link) woken(f *flow) pump.Step {
 	l.mu.Lock()
-	released := f.released
-	if !released {
+	if !f.released {
 		defer l.mu.Unlock()
 		l.queue.remove(f)
 		return l.hold(f)
@@ -218,7 +213,8 @@ func (l *link) legFailed(f *flow, e spec.Endpoint, err error) {
 	}
 }
 
-// closedEarly puts the endpoint behind the legs that were not tried with it.
+// closedEarly takes the endpoint, and the legs that failed beside it, out of
+// the pass.
 func (l *link) closedEarly(f *flow, err error) {
 	l.mu.Lock()
 	e := f.endpoint
