@@ -111,7 +111,7 @@ func (lo *loops) readAddresses() {
 func (fw *Forwarder) leg(e spec.Endpoint, timeout time.Duration) pump.Leg {
 	leg := pump.Leg{Network: pump.Network(e.Protocol), Addr: e.Addr, Path: e.Path, Timeout: timeout}
 	if fw.loops.has(e) {
-		leg.Open = func(context.Context) (net.Conn, error) { return nil, ErrLoop }
+		leg.Refuse = ErrLoop
 	}
 	return leg
 }

@@ -134,6 +134,10 @@ func plainly(err error, took time.Duration) error {
 }
 
 func open(ctx context.Context, leg *Leg) (net.Conn, error) {
+	if leg.Refuse != nil {
+		leg.begin()
+		return nil, leg.Refuse
+	}
 	if leg.Open != nil {
 		leg.begin()
 		return leg.Open(ctx)

@@ -136,6 +136,8 @@ type Leg struct {
 	Timeout time.Duration
 	// Prefix is written before any client byte.
 	Prefix []byte
+	// Refuse, when set, is why this leg must not be tried: it fails with that.
+	Refuse error
 	// Begin, when set, is called once the connect is under way, or has failed
 	// at once; it must not block.
 	Begin func()
@@ -214,8 +216,8 @@ type Counters struct {
 }
 
 // Flow is one client connection, or UDP session, and its endpoint side. Its
-// methods may be called from any goroutine until Done returned, and do nothing
-// after that.
+// methods may be called from any goroutine until Done has returned; after that
+// it may already be another connection's.
 type Flow struct {
 	Client netip.AddrPort // zero for a unix client
 	// Data is the handler's; the engine never looks at it.

@@ -382,7 +382,7 @@ func clientThatResetInTheQueue(t *testing.T, newEngine New) {
 	Await(t, "every flow's end", func() bool {
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		return len(r.results) >= 2 && len(r.results) == len(r.flows)
+		return len(r.results) >= 2 && len(r.results) == len(r.order)
 	})
 }
 

@@ -205,7 +205,7 @@ func (h *handler) enter(f *pump.Flow, what string) *flowState {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	s := h.flows[f]
-	if s == nil {
+	if s == nil || s.results > 0 && what == "Next" { // an engine may use it again
 		s = &flowState{}
 		h.flows[f] = s
 		h.order = append(h.order, f)
