@@ -9,6 +9,7 @@ help:
 	@echo 'make run     build, then start a demo to play with: no Docker, no root'
 	@echo 'make build   bin/legate, one static binary'
 	@echo 'make test    the whole suite, race detector on; first installs what it lacks, where it may'
+	@echo '             SIM=1h: only the simulated kernel; SOAK=30m: only the strain tests, the soak that long'
 	@echo 'make lint    gofmt, go vet, golangci-lint'
 	@echo 'make bench   CPU cost of Legate beside HAProxy and a direct connection'
 	@echo 'make image   the image legate:latest on the engine of DOCKER_HOST, without a registry'
@@ -21,9 +22,9 @@ build:
 	@CGO_ENABLED=0 $(GOBUILD) -o bin/legate ./cmd/legate
 
 test: build
-	@test/setup/packages.sh
-	@test/setup/engine.sh
-	@go run ./test/run
+	@test/setup/packages.sh $(if $(SIM)$(SOAK),ip)
+	@$(if $(SIM)$(SOAK),,test/setup/engine.sh)
+	@go run ./test/run -sim '$(SIM)' -soak '$(SOAK)'
 
 lint:
 	@test/setup/lint.sh

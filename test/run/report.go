@@ -47,7 +47,7 @@ func (r *report) test(packages []string, limit time.Duration) error {
 		return nil
 	}
 	// -count=1: a cached pass knows nothing of engines, namespaces and other files that changed.
-	cmd := exec.Command("go", append([]string{"test", "-race", "-count=1", "-json", "-timeout", limit.String()}, packages...)...)
+	cmd := exec.Command("go", append([]string{"test", "-race", "-tags", invariants, "-count=1", "-json", "-timeout", limit.String()}, packages...)...)
 	cmd.Stderr = os.Stderr
 	lines, err := cmd.StdoutPipe()
 	if err != nil {

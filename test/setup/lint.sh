@@ -25,6 +25,9 @@ if [ -n "$unformatted" ]; then
 	echo "$unformatted"
 	bad=1
 fi
-go vet ./... || bad=1
-"$cache/$name/golangci-lint" run ./... || bad=1
+# With the pump's invariant checks and without: each is a build of its own.
+for tags in '' pumpcheck; do
+	go vet -tags "$tags" ./... || bad=1
+	"$cache/$name/golangci-lint" run --build-tags "$tags" ./... || bad=1
+done
 exit $bad
