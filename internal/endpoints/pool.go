@@ -7,11 +7,11 @@
 package endpoints
 
 import (
-	"cmp"
 	"context"
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"legate/internal/spec"
@@ -69,10 +69,12 @@ const (
 // Pool is the set of live endpoints. Its methods may be called from any
 // goroutine.
 type Pool struct {
-	cfg  Config
-	ctx  context.Context
-	stop context.CancelFunc
-	wg   sync.WaitGroup // probes
+	cfg     Config
+	ctx     context.Context
+	stop    context.CancelFunc
+	wg      sync.WaitGroup // probes
+	start   time.Time
+	version atomic.Uint64 // of all that a List is made from; written under mu
 
 	mu        sync.Mutex // guards the following
 	targets   map[spec.Target]*target
@@ -88,13 +90,18 @@ type endpoint struct {
 	spec.Endpoint
 	ctx     context.Context // ends with the pool, or when no target has it any more
 	forget  context.CancelFunc
-	targets map[spec.Target]struct{} // that have it now
+	targets []spec.Target // that have it now; replaced, never edited
 	state   State
 	lastErr error
 	tried   time.Time
 	doubted bool // to be probed once, whatever its state
 	probing bool
 	poke    chan struct{} // wakes the probe, which looks at everything anew
+
+	// The following need no lock: with every connection somebody says that
+	// what is known to serve does so.
+	settled atomic.Bool  // one more success changes nothing but served
+	served  atomic.Int64 // when it last did, in nanoseconds since the pool's start; 0 is never
 }
 
 // Candidate is an endpoint that may serve, with what is known of it.
@@ -105,6 +112,8 @@ type Candidate struct {
 	LastErr error     // of the last failed attempt
 	Tried   time.Time // the last attempt; zero for none
 	Weak    bool      // none of the targets has it in more than a weak answer
+
+	known *endpoint
 }
 
 // New returns an empty pool.
@@ -121,7 +130,7 @@ func New(cfg Config) *Pool {
 	if cfg.Suspect == nil {
 		cfg.Suspect = func(spec.Target) {}
 	}
-	p := &Pool{cfg: cfg, targets: map[spec.Target]*target{}, endpoints: map[spec.Endpoint]*endpoint{}}
+	p := &Pool{cfg: cfg, start: time.Now(), targets: map[spec.Target]*target{}, endpoints: map[spec.Endpoint]*endpoint{}}
 	p.ctx, p.stop = context.WithCancel(context.Background())
 	return p
 }
@@ -137,6 +146,7 @@ func (p *Pool) Close() {
 // Set makes a the answer for t. Endpoints that stay keep their state.
 func (p *Pool) Set(t spec.Target, a spec.Answer) {
 	p.mu.Lock()
+	p.version.Add(1)
 	tg := p.target(t)
 	for _, e := range tg.answer.Endpoints {
 		if !slices.Contains(a.Endpoints, e) {
@@ -155,6 +165,7 @@ func (p *Pool) Set(t spec.Target, a spec.Answer) {
 func (p *Pool) Keep(targets []spec.Target) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.version.Add(1)
 	for t, tg := range p.targets {
 		if slices.Contains(targets, t) {
 			continue
@@ -205,11 +216,13 @@ func (p *Pool) target(t spec.Target) *target {
 func (p *Pool) join(t spec.Target, e spec.Endpoint) {
 	ep := p.endpoints[e]
 	if ep == nil {
-		ep = &endpoint{Endpoint: e, targets: map[spec.Target]struct{}{}, poke: make(chan struct{}, 1)}
+		ep = &endpoint{Endpoint: e, poke: make(chan struct{}, 1)}
 		ep.ctx, ep.forget = context.WithCancel(p.ctx)
 		p.endpoints[e] = ep
 	}
-	ep.targets[t] = struct{}{}
+	if !slices.Contains(ep.targets, t) {
+		ep.targets = append(slices.Clip(ep.targets), t)
+	}
 	p.attend(ep)
 }
 
@@ -218,95 +231,23 @@ func (p *Pool) leave(t spec.Target, e spec.Endpoint) {
 	if ep == nil {
 		return
 	}
-	delete(ep.targets, t)
+	ep.targets = slices.DeleteFunc(slices.Clone(ep.targets), func(has spec.Target) bool { return has == t })
 	if len(ep.targets) == 0 {
 		delete(p.endpoints, e)
+		ep.settled.Store(false) // what returns is another
 		ep.forget()
 	}
 	ep.wake()
 }
 
-// Candidates appends the endpoints of the targets to buf, best first: those
-// that serve or are unknown in round-robin order by turn, then those of weak
-// answers, then the failing ones, longest ago first. Where only weak answers
-// are left, their endpoints take the turns.
-func (p *Pool) Candidates(targets []spec.Target, turn uint64, buf []Candidate) []Candidate {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	start := len(buf)
-	for _, t := range targets {
-		buf = p.appendCandidates(t, buf, start)
+// Served is Report of a success at the given time, for every connection: of an
+// endpoint that is known to serve it costs next to nothing.
+func (p *Pool) Served(c *Candidate, at time.Time) {
+	if c.known == nil || !c.known.settled.Load() {
+		p.Report(c.Endpoint, nil)
+		return
 	}
-	list := buf[start:]
-	slices.SortStableFunc(list, later)
-	// Only what may serve takes turns: were the failing ones rotated, too, the
-	// endpoint behind one of them would get its turns as well.
-	if n := uint64(healthy(list)); n > 1 {
-		rotate(list[:n], int(turn%n))
-	}
-	return buf
-}
-
-// healthy counts the candidates that take turns: those at the front that are
-// as good as the first, unless it fails.
-func healthy(list []Candidate) int {
-	n := 0
-	for n < len(list) && list[n].State != Failing && list[n].rank() == list[0].rank() {
-		n++
-	}
-	return n
-}
-
-func (p *Pool) appendCandidates(t spec.Target, buf []Candidate, start int) []Candidate {
-	tg := p.targets[t]
-	if tg == nil {
-		return buf
-	}
-	for _, e := range tg.answer.Endpoints {
-		if i := slices.IndexFunc(buf[start:], func(c Candidate) bool { return c.Endpoint == e }); i >= 0 {
-			if c := &buf[start+i]; c.Weak && !tg.answer.Weak {
-				c.From, c.Weak = t, false
-			}
-			continue
-		}
-		ep := p.endpoints[e]
-		buf = append(buf, Candidate{Endpoint: e, From: t, State: ep.stateNow(), LastErr: ep.lastErr, Tried: ep.tried, Weak: tg.answer.Weak})
-	}
-	return buf
-}
-
-func (e *endpoint) stateNow() State {
-	if e.Protocol == spec.UDP && e.state == Failing && time.Since(e.tried) > udpPenalty {
-		return Unknown
-	}
-	return e.state
-}
-
-func rotate(list []Candidate, n int) {
-	slices.Reverse(list[:n])
-	slices.Reverse(list[n:])
-	slices.Reverse(list)
-}
-
-// later orders candidates by rank, and failing ones by their last attempt.
-func later(a, b Candidate) int {
-	if c := cmp.Compare(a.rank(), b.rank()); c != 0 || a.State != Failing {
-		return c
-	}
-	return a.Tried.Compare(b.Tried)
-}
-
-// rank is lower for what is tried first. An endpoint of a weak answer stands
-// before one that fails: a name server may well be wrong for a moment, while
-// the failing one is known to cost an attempt for nothing.
-func (c Candidate) rank() int {
-	switch {
-	case c.State == Failing:
-		return 2
-	case c.Weak:
-		return 1
-	}
-	return 0
+	c.known.served.Store(int64(at.Sub(p.start)))
 }
 
 // Report says what became of an attempt at e; nil means that it connected.
@@ -317,7 +258,7 @@ func (p *Pool) Report(e spec.Endpoint, err error) {
 		p.mu.Unlock()
 		return
 	}
-	changed, targets := p.record(ep, err), ep.targetList()
+	changed, targets := p.record(ep, err), ep.targets
 	p.mu.Unlock()
 	p.tell(targets, changed, err)
 }
@@ -331,7 +272,7 @@ func (p *Pool) Suspect(e spec.Endpoint) {
 		p.mu.Unlock()
 		return
 	}
-	targets := ep.targetList()
+	targets := ep.targets
 	p.mu.Unlock()
 	for _, t := range targets {
 		p.cfg.Suspect(t)
@@ -345,6 +286,7 @@ func (p *Pool) Doubt(e spec.Endpoint) {
 	defer p.mu.Unlock()
 	if ep := p.endpoints[e]; ep != nil && ep.state != Failing {
 		ep.doubted = true
+		ep.settled.Store(false)
 		p.attend(ep)
 	}
 }
@@ -353,6 +295,7 @@ func (p *Pool) Doubt(e spec.Endpoint) {
 // changed: a UDP endpoint whose penalty is over fails anew.
 func (p *Pool) record(ep *endpoint, err error) bool {
 	ep.doubted = false
+	defer func() { ep.settled.Store(ep.state == Serving && len(ep.targets) > 0) }()
 	if err != nil && p.cfg.Ours(err) {
 		return false
 	}
@@ -361,6 +304,9 @@ func (p *Pool) record(ep *endpoint, err error) bool {
 	ep.state = Serving
 	if err != nil {
 		ep.state, ep.lastErr = Failing, err
+	}
+	if err != nil || was != ep.state { // failing ones are ordered by their last attempt
+		p.version.Add(1)
 	}
 	if was != ep.state {
 		p.logState(ep, was)
@@ -387,14 +333,6 @@ func (p *Pool) tell(targets []spec.Target, changed bool, err error) {
 			p.cfg.Changed(t)
 		}
 	}
-}
-
-func (e *endpoint) targetList() []spec.Target {
-	list := make([]spec.Target, 0, len(e.targets))
-	for t := range e.targets {
-		list = append(list, t)
-	}
-	return list
 }
 
 func (e *endpoint) wake() {

@@ -17,7 +17,7 @@ func (p *Pool) attend(ep *endpoint) {
 		return
 	}
 	ep.probing = true
-	last := ep.tried // zero when nothing is known: the first attempt does not wait
+	last := p.tried(ep) // zero when nothing is known: the first attempt does not wait
 	p.wg.Go(func() { p.probe(ep, last) })
 }
 
@@ -39,7 +39,7 @@ func (p *Pool) interval(ep *endpoint) time.Duration {
 }
 
 func (p *Pool) attention(ep *endpoint) (urgent, down, check bool) {
-	for t := range ep.targets {
+	for _, t := range ep.targets {
 		for _, a := range p.targets[t].watchers {
 			urgent = urgent || a == Urgent
 			down = down || a == Down || a == Urgent
@@ -60,7 +60,7 @@ func (p *Pool) probe(ep *endpoint, last time.Time) {
 			p.mu.Unlock()
 			return
 		}
-		changed, targets := p.record(ep, err), ep.targetList()
+		changed, targets := p.record(ep, err), ep.targets
 		p.mu.Unlock()
 		p.tell(targets, changed, err)
 	}

@@ -1,0 +1,150 @@
+package endpoints
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"legate/internal/spec"
+)
+
+func turnOf(l *List, turn uint64) []Candidate {
+	var out []Candidate
+	for _, c := range l.Turn(turn, nil) {
+		out = append(out, *c)
+	}
+	return out
+}
+
+// What connections share is what each would have been told by itself.
+func TestList_IsWhatCandidatesSay(t *testing.T) {
+	for seed := range uint64(100) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			inWorld(t, func(w *world) {
+				r := rand.New(rand.NewPCG(seed, 1))
+				targets := w.scatter(r)
+				l := w.pool.List(targets, nil)
+				for range 10 {
+					turn := r.Uint64()
+					if got, want := turnOf(l, turn), w.pool.Candidates(targets, turn, nil); !slices.Equal(got, want) {
+						t.Errorf("turn %d: %v, want %v", turn, got, want)
+					}
+				}
+			})
+		})
+	}
+}
+
+func TestList_LastsUntilSomethingChanges(t *testing.T) {
+	inWorld(t, func(w *world) {
+		targets := []spec.Target{one, two}
+		w.set(one, tcp(1), tcp(2))
+		w.set(two, udp(3))
+		l := w.pool.List(targets, nil)
+		stays := func(what string, do func()) {
+			t.Helper()
+			do()
+			if again := w.pool.List(targets, l); again != l {
+				t.Errorf("%s makes another list", what)
+			}
+		}
+		changes := func(what string, do func()) {
+			t.Helper()
+			do()
+			again := w.pool.List(targets, l)
+			if again == l {
+				t.Errorf("%s leaves the list as it was", what)
+			}
+			if want := w.pool.Candidates(targets, 0, nil); !slices.Equal(again.All, want) {
+				t.Errorf("%s: %v, want %v", what, again.All, want)
+			}
+			l = again
+		}
+		changes("the first success", func() { w.pool.Report(tcp(1), nil) })
+		stays("another success", func() { w.pool.Report(tcp(1), nil) })
+		stays("many a success", func() { w.pool.Served(&l.All[0], time.Now()) })
+		stays("a lack of our own", func() { w.pool.Report(tcp(1), errShortage) })
+		stays("a doubt", func() { w.pool.Doubt(tcp(1)) })
+		changes("a failure", func() { w.fail(tcp(2)) })
+		changes("the same failure, later", func() { w.until(time.Millisecond); w.fail(tcp(2)) })
+		changes("an answer", func() { w.set(one, tcp(2)) })
+		changes("a target less", func() { w.pool.Keep([]spec.Target{two}) })
+		changes("a refusal", func() { w.pool.Report(udp(3), errRefused) })
+		changes("the end of its penalty", func() { w.until(time.Second + udpPenalty) })
+		if s := l.All[0].State; s != Unknown {
+			t.Errorf("state %v after the penalty", s)
+		}
+	})
+}
+
+func TestServed_IsAReportOfSuccess(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.set(one, tcp(1))
+		old := w.pool.List([]spec.Target{one}, nil)
+		served := func() { w.pool.Served(&old.All[0], time.Now()) }
+		check := func(want State) {
+			t.Helper()
+			c := w.candidate(one, tcp(1))
+			if c.State != want || want == Serving && !c.Tried.Equal(time.Now()) {
+				t.Errorf("%v since %v, want %v since %v", c.State, c.Tried, want, time.Now())
+			}
+		}
+		served()
+		check(Serving)
+		w.until(5 * time.Millisecond)
+		served() // the quick way
+		check(Serving)
+		w.fail(tcp(1))
+		check(Failing)
+		w.refuse(tcp(1), false)
+		served()
+		check(Serving)
+		w.set(one)
+		w.set(one, tcp(1)) // another, of which nothing is known
+		check(Unknown)
+		served()
+		check(Serving)
+	})
+}
+
+// A probe that looks for what a connection was too impatient to wait for is not
+// needed any more when a connection got through.
+func TestServed_EndsADoubt(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.set(one, tcp(1))
+		w.pool.Report(tcp(1), nil)
+		l := w.pool.List([]spec.Target{one}, nil)
+		w.pool.mu.Lock()
+		w.pool.endpoints[tcp(1)].probing = true // none starts
+		w.pool.mu.Unlock()
+		w.pool.Doubt(tcp(1))
+		w.pool.Served(&l.All[0], time.Now())
+		w.pool.mu.Lock()
+		defer w.pool.mu.Unlock()
+		if w.pool.endpoints[tcp(1)].doubted {
+			t.Error("the endpoint is doubted though it serves")
+		}
+	})
+}
+
+func TestList_AndServedAllocateNothing(t *testing.T) {
+	p := New(Config{})
+	defer p.Close()
+	targets := []spec.Target{one, two}
+	p.Set(one, spec.Answer{Endpoints: []spec.Endpoint{tcp(1), tcp(2)}})
+	p.Set(two, spec.Answer{Endpoints: []spec.Endpoint{tcp(3)}, Weak: true, Err: errors.New("no such name")})
+	var l *List
+	var turn uint64
+	buf := make([]*Candidate, 0, 3)
+	if n := testing.AllocsPerRun(100, func() {
+		turn++
+		l = p.List(targets, l)
+		p.Served(l.Turn(turn, buf)[0], time.Now())
+		p.Suspect(tcp(1))
+	}); n != 0 {
+		t.Errorf("%v allocations per connection", n)
+	}
+}
