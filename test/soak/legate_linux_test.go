@@ -1,0 +1,239 @@
+package soak
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"legate/internal/control"
+	"legate/internal/spec"
+	"legate/internal/testnet"
+)
+
+// legate is one process under strain.
+type legate struct {
+	t       *testing.T
+	args    []string
+	cmd     *exec.Cmd
+	control string // path of its socket
+	client  *control.Client
+	said    *transcript
+	ended   chan error
+}
+
+// transcript is what a process prints.
+type transcript struct {
+	mu   sync.Mutex
+	text bytes.Buffer // guarded by mu
+}
+
+func (s *transcript) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.text.Write(p)
+}
+
+func (s *transcript) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.text.String()
+}
+
+// startLegate returns when its links are open. files is its limit of descriptors.
+func startLegate(t *testing.T, files int, links ...string) *legate {
+	t.Helper()
+	l := &legate{t: t, args: links, control: testnet.SocketPath(t), said: &transcript{}, ended: make(chan error, 1)}
+	l.client = control.NewClient(l.control)
+	limited := []string{"-c", `ulimit -n "$1" && shift && exec "$@"`, "sh", strconv.Itoa(files),
+		filepath.Join(repository(), "bin", "legate"), "run", "--control", l.control}
+	l.cmd = exec.Command("sh", append(limited, links...)...)
+	l.cmd.Env = append(os.Environ(), "GOTRACEBACK=all")
+	l.cmd.Stderr = l.said
+	l.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}
+	if err := l.cmd.Start(); err != nil {
+		t.Fatalf("start legate: %v", err)
+	}
+	go func() { l.ended <- l.cmd.Wait() }()
+	t.Cleanup(l.finish)
+	testnet.Await(t, "the control socket of legate", func() bool { return l.mustRun() && l.answers() })
+	return l
+}
+
+// mustRun fails the test when the process has ended.
+func (l *legate) mustRun() bool {
+	l.t.Helper()
+	select {
+	case err := <-l.ended:
+		l.ended <- err
+		l.t.Fatalf("legate ended: %v\n%s", err, l.said)
+	default:
+	}
+	return true
+}
+
+func (l *legate) answers() bool {
+	s, err := l.client.Snapshot(context.Background())
+	return err == nil && len(s.Links) == len(l.args)
+}
+
+// finish has it end as an operator would, which must be clean.
+func (l *legate) finish() {
+	if l.cmd.ProcessState == nil {
+		_ = l.cmd.Process.Signal(syscall.SIGTERM) // it may be gone
+	}
+	select {
+	case err := <-l.ended:
+		if err != nil && !l.t.Failed() {
+			l.t.Errorf("legate ended with %v", err)
+		}
+	case <-time.After(patience):
+		l.t.Errorf("legate did not end on SIGTERM")
+		_ = l.cmd.Process.Kill()
+		<-l.ended
+	}
+	if l.t.Failed() {
+		l.t.Logf("legate said:\n%s", l.said)
+	}
+}
+
+// goroutines ends the process with a dump of them and counts.
+func (l *legate) goroutines() int {
+	l.t.Helper()
+	if err := l.cmd.Process.Signal(syscall.SIGQUIT); err != nil {
+		l.t.Fatalf("ask legate for its goroutines: %v", err)
+	}
+	<-l.ended
+	l.ended <- nil
+	count := len(regexp.MustCompile(`(?m)^goroutine \d+ `).FindAllString(l.said.String(), -1))
+	if count == 0 {
+		l.t.Fatalf("legate dumped no goroutines:\n%s", l.said)
+	}
+	return count
+}
+
+// checkGoroutines ends the process and compares it with one that has done nothing yet.
+func (l *legate) checkGoroutines() {
+	l.t.Helper()
+	dump := l.goroutines()
+	text := l.said.String()
+	fresh := startLegate(l.t, descriptors, l.args...).goroutines()
+	l.t.Logf("goroutines: %d, of a fresh process %d", dump, fresh)
+	if dump > fresh+moreGoroutines {
+		l.t.Errorf("%d goroutines are left, and a fresh process has %d:\n%s", dump, fresh, text)
+	}
+}
+
+// status is one link in what `legate status --json` reports.
+func (l *legate) status(link int) spec.LinkStatus {
+	l.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	s, err := l.client.Snapshot(ctx)
+	if err != nil {
+		l.t.Fatalf("ask legate for its status: %v\n%s", err, l.said)
+	}
+	return s.Links[link]
+}
+
+// verb runs a command against it, as an operator does.
+func (l *legate) verb(args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, filepath.Join(repository(), "bin", "legate"), append(args, "--control", l.control)...).CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("legate %s: %w: %s", strings.Join(args, " "), err, out)
+	}
+	return string(out), nil
+}
+
+// usage is what a process holds.
+type usage struct {
+	Descriptors, Threads int
+	RSS                  int64 // bytes
+}
+
+func (u usage) String() string {
+	return fmt.Sprintf("%d descriptors, %d threads, %.1f MiB", u.Descriptors, u.Threads, float64(u.RSS)/(1<<20))
+}
+
+func (l *legate) usage() usage {
+	l.t.Helper()
+	l.mustRun()
+	u, err := usageOf(l.cmd.Process.Pid)
+	if err != nil {
+		l.t.Fatalf("look at legate: %v", err)
+	}
+	return u
+}
+
+func usageOf(pid int) (u usage, err error) {
+	dir := fmt.Sprintf("/proc/%d", pid)
+	files, err := os.ReadDir(filepath.Join(dir, "fd"))
+	if err != nil {
+		return u, err
+	}
+	text, err := os.ReadFile(filepath.Join(dir, "status"))
+	if err != nil {
+		return u, err
+	}
+	u.Descriptors = len(files)
+	_, threads, _ := strings.Cut(string(text), "\nThreads:")
+	_, rss, _ := strings.Cut(string(text), "\nVmRSS:")
+	if _, err := fmt.Sscanf(threads, "%d", &u.Threads); err != nil {
+		return u, fmt.Errorf("read the number of threads: %w", err)
+	}
+	if _, err := fmt.Sscanf(rss, "%d kB", &u.RSS); err != nil {
+		return u, fmt.Errorf("read the resident memory: %w", err)
+	}
+	u.RSS <<= 10
+	return u, nil
+}
+
+// What may be more after a strain than before it, when the same strain had been there before.
+const (
+	moreDescriptors = 24      // pipes that are kept for the next stream
+	moreThreads     = 4       // the runtime starts one for each blocking call that takes long, and keeps it
+	moreGoroutines  = 2       // requests on the control socket that are just ending
+	moreRSS         = 8 << 20 // and a quarter: where the collector happens to stand
+)
+
+// checkBack waits until the process holds what it held before.
+func (l *legate) checkBack(after string, before usage) {
+	l.t.Helper()
+	var now usage
+	back := func() bool {
+		now = l.usage()
+		return now.Descriptors <= before.Descriptors+moreDescriptors && now.Threads <= before.Threads+moreThreads &&
+			now.RSS <= before.RSS+before.RSS/4+moreRSS
+	}
+	deadline := time.Now().Add(patience)
+	for !back() && time.Now().Before(deadline) {
+		<-time.After(20 * time.Millisecond)
+	}
+	l.t.Logf("after %s: %v; before: %v", after, now, before)
+	if !back() {
+		l.t.Errorf("after %s it holds %v, and before %v", after, now, before)
+	}
+}
+
+// awaitIdle returns when no connection is left.
+func (l *legate) awaitIdle() {
+	l.t.Helper()
+	for i := range l.args {
+		testnet.Await(l.t, fmt.Sprintf("the end of the last connection of %s", l.args[i]), func() bool {
+			return l.status(i).Counters.Current == 0
+		})
+	}
+}
