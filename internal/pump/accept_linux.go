@@ -204,9 +204,10 @@ func (a *streamAcceptor) acceptFailed(err error, kick <-chan struct{}) {
 }
 
 func (a *streamAcceptor) start(c net.Conn) {
-	f := newNetFlow(a, c)
+	f := newNetFlow(a.e, a.h, c)
+	f.release = a.release
 	a.introducing.Add(1)
-	if !a.e.add(f) {
+	if !a.e.add(f, func() { f.introduce(&a.introducing) }) {
 		a.introducing.Done()
 		abort(c)
 		a.release()
@@ -303,17 +304,9 @@ func acceptNow(raw syscall.RawConn) (net.Conn, error) {
 func (a *streamAcceptor) closeSocket() error {
 	a.acceptQueued()
 	if a.l.Network == Unix {
-		a.unlink()
+		unlinkOwn(a.path, a.file)
 	}
 	return a.ln.Close()
-}
-
-// unlink removes the socket file unless somebody put another in its place.
-func (a *streamAcceptor) unlink() {
-	now, err := os.Lstat(a.path)
-	if err == nil && a.file != nil && os.SameFile(now, a.file) {
-		_ = os.Remove(a.path) // the next owner replaces a stale socket
-	}
 }
 
 // refuse makes the kernel answer connects with a refusal. A TCP socket that was
@@ -355,7 +348,11 @@ func (a *streamAcceptor) listenAgain() error {
 // net/unix/af_unix.c leaves sk_shutdown set), while a bound socket that does
 // not listen refuses as a TCP port does.
 func (a *streamAcceptor) replaceUnix(listening bool) error {
-	ln, file, err := replaceUnix(a.path, listening)
+	fd, file, err := replaceUnix(a.path, listening)
+	if err != nil {
+		return fmt.Errorf("replace socket %s: %w", a.path, err)
+	}
+	ln, err := adoptListener(fd)
 	if err != nil {
 		return fmt.Errorf("replace socket %s: %w", a.path, err)
 	}

@@ -13,8 +13,19 @@ type budget struct {
 }
 
 type waiter struct {
-	n     int
-	ready chan struct{}
+	n      int
+	ready  chan struct{}
+	notify func() // when set, is called, under the budget's lock, with ready
+}
+
+// granted tells whether the units are the waiter's now.
+func (w *waiter) granted() bool {
+	select {
+	case <-w.ready:
+		return true
+	default:
+		return false
+	}
 }
 
 func newBudget(n int) *budget { return &budget{free: n} }
@@ -35,11 +46,7 @@ func (b *budget) acquire(n int, stop <-chan struct{}) bool {
 	if b.tryAcquire(n) {
 		return true
 	}
-	w := &waiter{n: n, ready: make(chan struct{})}
-	b.mu.Lock()
-	b.waiting = append(b.waiting, w)
-	b.grant()
-	b.mu.Unlock()
+	w := b.queue(n, nil)
 	select {
 	case <-w.ready:
 		return true
@@ -49,13 +56,22 @@ func (b *budget) acquire(n int, stop <-chan struct{}) bool {
 	}
 }
 
+// queue asks for n units, which may be granted before it returns.
+func (b *budget) queue(n int, notify func()) *waiter {
+	w := &waiter{n: n, ready: make(chan struct{}), notify: notify}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.waiting = append(b.waiting, w)
+	b.grant()
+	return w
+}
+
 func (b *budget) withdraw(w *waiter) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	select {
-	case <-w.ready:
+	if w.granted() {
 		b.free += w.n
-	default:
+	} else {
 		for i, other := range b.waiting {
 			if other == w {
 				b.waiting = append(b.waiting[:i], b.waiting[i+1:]...)
@@ -80,6 +96,9 @@ func (b *budget) grant() {
 		b.waiting = b.waiting[1:]
 		b.free -= w.n
 		close(w.ready)
+		if w.notify != nil {
+			w.notify()
+		}
 	}
 }
 

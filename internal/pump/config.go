@@ -3,11 +3,14 @@ package pump
 import (
 	"io/fs"
 	"log/slog"
+	"runtime"
 	"time"
 )
 
-// NetConfig sets up the engine on package net. The zero value is useful.
-type NetConfig struct {
+// Config sets up an engine. The zero value is useful.
+type Config struct {
+	// Loops of the engine on epoll; 0 means one per usable core.
+	Loops int
 	// Log hears about accepting that had to pause; nil discards.
 	Log *slog.Logger
 	// VanishAfter is how long a side may be silent about data that waits for
@@ -17,7 +20,7 @@ type NetConfig struct {
 	SweepEvery time.Duration
 }
 
-func (c NetConfig) withDefaults() NetConfig {
+func (c Config) withDefaults() Config {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
@@ -26,6 +29,9 @@ func (c NetConfig) withDefaults() NetConfig {
 	}
 	if c.SweepEvery == 0 {
 		c.SweepEvery = 15 * time.Second
+	}
+	if c.Loops == 0 {
+		c.Loops = runtime.GOMAXPROCS(0)
 	}
 	return c
 }

@@ -8,7 +8,7 @@ import (
 )
 
 func newNet(t testing.TB, timing pumptest.Timing) pump.Engine {
-	e, err := pump.NewNet(pump.NetConfig{VanishAfter: timing.VanishAfter, SweepEvery: timing.SweepEvery})
+	e, err := pump.NewNet(pump.Config{VanishAfter: timing.VanishAfter, SweepEvery: timing.SweepEvery})
 	if err != nil {
 		t.Fatal(err)
 	}

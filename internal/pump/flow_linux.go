@@ -7,14 +7,18 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"sync"
 	"sync/atomic"
 	"time"
 )
 
-// netFlow is one stream flow. Its goroutine, run, owns both connections.
+// netFlow is one stream flow. Its goroutine owns both connections.
 type netFlow struct {
-	Flow
-	a       *streamAcceptor
+	flow    *Flow
+	e       *netEngine
+	h       Handler
+	release func() // gives back what the flow took, when its sockets are closed
+	after   func() // when set, is called after Done
 	client  *side
 	started time.Time
 	in, out atomic.Uint64
@@ -24,11 +28,10 @@ type netFlow struct {
 	relay   atomic.Pointer[relay] // once an endpoint is connected
 }
 
-func newNetFlow(a *streamAcceptor, c net.Conn) *netFlow {
-	f := &netFlow{a: a, client: newSide(c), started: time.Now(), wakes: make(chan struct{}, 1)}
+func newNetFlow(e *netEngine, h Handler, c net.Conn) *netFlow {
+	f := &netFlow{e: e, h: h, client: newSide(c), started: time.Now(), wakes: make(chan struct{}, 1)}
 	f.ctx, f.cancel = context.WithCancelCause(context.Background())
-	f.Client = streamAddr(c.RemoteAddr())
-	f.engine = f
+	f.flow = &Flow{Client: streamAddr(c.RemoteAddr()), engine: f}
 	return f
 }
 
@@ -41,26 +44,39 @@ func streamAddr(a net.Addr) netip.AddrPort {
 	return netip.AddrPortFrom(p.Addr().Unmap(), p.Port())
 }
 
-func (f *netFlow) run() {
-	r := f.serve()
+// introduce asks the handler for the first time and carries the flow to its
+// end.
+func (f *netFlow) introduce(introducing *sync.WaitGroup) {
+	if err := f.client.setOptions(); err != nil {
+		// The client was reset while it waited in the listen queue.
+		introducing.Done()
+		abort(f.client.conn)
+		f.finish(Result{Cause: CauseClientReset, Err: err})
+		return
+	}
+	step := f.h.Next(f.flow, Attempt{})
+	introducing.Done()
+	f.carryOn(step)
+}
+
+// carryOn does what the handler says until the flow has ended.
+func (f *netFlow) carryOn(step Step) { f.finish(f.serve(step)) }
+
+func (f *netFlow) finish(r Result) {
 	f.cancel(nil)
 	r.Counters = f.counters()
 	r.Started = f.started
 	r.Duration = time.Since(f.started)
-	f.a.e.remove(f)
-	f.a.release()
-	f.a.h.Done(&f.Flow, r)
+	f.e.remove(f)
+	f.release()
+	f.h.Done(f.flow, r)
+	if f.after != nil {
+		f.after()
+	}
 }
 
-// serve asks the handler what to do until the flow has ended, and closes both
-// sides.
-func (f *netFlow) serve() Result {
-	step, err := f.introduce()
-	if err != nil {
-		// The client was reset while it waited in the listen queue.
-		abort(f.client.conn)
-		return Result{Cause: CauseClientReset, Err: err}
-	}
+// serve returns when both sides are closed.
+func (f *netFlow) serve(step Step) Result {
 	for {
 		var last Attempt
 		var end *Result
@@ -75,17 +91,8 @@ func (f *netFlow) serve() Result {
 		if end != nil {
 			return *end
 		}
-		step = f.a.h.Next(&f.Flow, last)
+		step = f.h.Next(f.flow, last)
 	}
-}
-
-// introduce asks the handler for the first time.
-func (f *netFlow) introduce() (Step, error) {
-	defer f.a.introducing.Done()
-	if err := f.client.setOptions(); err != nil {
-		return Step{}, err
-	}
-	return f.a.h.Next(&f.Flow, Attempt{}), nil
 }
 
 func (f *netFlow) end(err error) *Result {
@@ -108,7 +115,7 @@ func (f *netFlow) attempt(step Step) (Attempt, *Result) {
 	if s == nil {
 		return Attempt{Kind: DialFailed}, nil
 	}
-	f.a.h.Connected(&f.Flow, i)
+	f.h.Connected(f.flow, i)
 	r := &relay{f: f, client: f.client, endpoint: s, step: step, connected: time.Now()}
 	f.relay.Store(r)
 	end, early := r.run()
@@ -178,7 +185,7 @@ func (f *netFlow) cut(cause error) {
 	}
 }
 
-func (f *netFlow) freeze() (State, error) { return nil, ErrNotMovable }
+func (f *netFlow) freeze() (State, error) { return State{}, ErrNotMovable }
 
 func (f *netFlow) counters() Counters {
 	return Counters{In: f.in.Load(), Out: f.out.Load()}

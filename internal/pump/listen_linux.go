@@ -158,29 +158,34 @@ func removeStale(path string) error {
 
 // replaceUnix moves a new socket over the one at path, with the same rights, so
 // that there is no moment without a file. On error path is as it was.
-func replaceUnix(path string, listening bool) (listener, os.FileInfo, error) {
+func replaceUnix(path string, listening bool) (int, os.FileInfo, error) {
 	temp, fd, err := bindBeside(path)
 	if err != nil {
-		return nil, nil, err
+		return -1, nil, err
 	}
 	if listening {
 		err = unix.Listen(fd, backlog)
 	}
-	if _, err = ownedUnless(fd, err); err != nil {
-		return nil, nil, errors.Join(err, os.Remove(temp))
+	var file os.FileInfo
+	if err == nil {
+		file, err = os.Lstat(temp)
 	}
-	ln, err := adoptListener(fd)
-	if err != nil {
-		return nil, nil, errors.Join(err, os.Remove(temp))
-	}
-	file, err := os.Lstat(temp)
 	if err == nil {
 		err = os.Rename(temp, path)
 	}
 	if err != nil {
-		return nil, nil, errors.Join(err, ln.Close(), os.Remove(temp))
+		_, err = ownedUnless(fd, errors.Join(err, os.Remove(temp)))
+		return -1, nil, err
 	}
-	return ln, file, nil
+	return fd, file, nil
+}
+
+// unlinkOwn removes a socket file unless somebody put another in its place.
+func unlinkOwn(path string, own os.FileInfo) {
+	now, err := os.Lstat(path)
+	if err == nil && own != nil && os.SameFile(now, own) {
+		_ = os.Remove(path) // the next owner replaces a stale socket
+	}
 }
 
 // bindBeside binds a socket in the directory of the one at path, with the same

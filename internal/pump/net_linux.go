@@ -19,7 +19,7 @@ const reserved = 64
 
 // netEngine carries each flow on goroutines of its own over package net.
 type netEngine struct {
-	cfg  NetConfig
+	cfg  Config
 	fds  *budget // descriptors that flows may still take
 	stop chan struct{}
 	wg   sync.WaitGroup // the sweeper and every flow
@@ -34,12 +34,21 @@ type netEngine struct {
 }
 
 // NewNet returns the engine that runs on package net and goroutines.
-func NewNet(cfg NetConfig) (Engine, error) {
+func NewNet(cfg Config) (Engine, error) {
+	e, err := newNetEngine(cfg, idlePipes)
+	if err != nil {
+		return nil, err // not a typed nil
+	}
+	return e, nil
+}
+
+// newNetEngine makes one that keeps so many idle pipes.
+func newNetEngine(cfg Config, keep int) (*netEngine, error) {
 	free, err := freeDescriptors()
 	if err != nil {
 		return nil, err
 	}
-	fds := free - reserved - 2*idlePipes
+	fds := free - reserved - 2*keep
 	if fds < fewestDescriptors {
 		return nil, ErrDescriptors
 	}
@@ -50,7 +59,7 @@ func NewNet(cfg NetConfig) (Engine, error) {
 		flows:     map[*netFlow]struct{}{},
 		acceptors: map[Acceptor]struct{}{},
 	}
-	e.pipes = &pipes{fds: e.fds}
+	e.pipes = &pipes{fds: e.fds, keep: keep}
 	e.wg.Go(e.sweep)
 	return e, nil
 }
@@ -101,6 +110,11 @@ func (e *netEngine) Dial(ctx context.Context, leg Leg) error {
 	return s.conn.Close()
 }
 
+// Resume implements Engine: goroutines take up no flow of another process.
+func (e *netEngine) Resume(s State, _ Handler, _ any) (*Flow, error) {
+	return nil, errors.Join(ErrNotMovable, unix.Close(s.Client), unix.Close(s.Endpoint))
+}
+
 // Close implements Engine.
 func (e *netEngine) Close() error {
 	e.mu.Lock()
@@ -145,15 +159,16 @@ func (e *netEngine) live() []*netFlow {
 	return fs
 }
 
-// add registers a flow and starts it; when the engine is closing it does not.
-func (e *netEngine) add(f *netFlow) bool {
+// add registers a flow and starts it with run; when the engine is closing it
+// does not.
+func (e *netEngine) add(f *netFlow, run func()) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closed {
 		return false
 	}
 	e.flows[f] = struct{}{}
-	e.wg.Go(f.run)
+	e.wg.Go(run)
 	return true
 }
 

@@ -5,7 +5,10 @@ package pump
 import "net/netip"
 
 // NewNet fails with ErrUnsupported: the engine rests on Linux sockets.
-func NewNet(NetConfig) (Engine, error) { return nil, ErrUnsupported }
+func NewNet(Config) (Engine, error) { return nil, ErrUnsupported }
+
+// NewEpoll fails with ErrUnsupported.
+func NewEpoll(Config) (Engine, error) { return nil, ErrUnsupported }
 
 // BindTCP fails with ErrUnsupported.
 func BindTCP(netip.AddrPort) (int, error) { return -1, ErrUnsupported }

@@ -29,6 +29,10 @@ type Engine interface {
 	// Dial connects a leg outside any flow, to learn whether it can be
 	// reached, and closes it again.
 	Dial(ctx context.Context, leg Leg) error
+	// Resume takes up a flow that was frozen, of which data becomes Flow.Data.
+	// The handler is not asked: it hears of the flow's end only. The state's
+	// sockets are the engine's now; on error they are closed.
+	Resume(s State, h Handler, data any) (*Flow, error)
 	// Close ends every flow with CauseCut and returns when nothing of the
 	// engine runs any more.
 	Close() error
@@ -180,6 +184,7 @@ var (
 	ErrReset       = errors.New("connection reset by peer")
 	ErrSelfConnect = errors.New("would loop: the socket was connected to itself")
 	ErrNotMovable  = errors.New("this flow cannot be moved to another process")
+	ErrState       = errors.New("this is no state of a frozen flow")
 	ErrDescriptors = errors.New("the limit of open descriptors leaves none for connections")
 	ErrUnsupported = errors.New("forwarding needs Linux; this system can only run the verbs")
 )
@@ -197,6 +202,7 @@ const (
 	CauseEnded         Cause = "ended"          // Step.End
 	CauseCut           Cause = "cut"            // Flow.Cut or Engine.Close
 	CauseIdle          Cause = "idle"           // a UDP session without datagrams
+	CauseMoved         Cause = "moved"          // Flow.Freeze; it goes on elsewhere
 )
 
 // Result is the end of a flow.
@@ -234,9 +240,12 @@ type flowEngine interface {
 	counters() Counters
 }
 
-// State is an established flow written down, to be taken up by another
-// process.
-type State []byte
+// State is an established flow written down, to be taken up by another engine,
+// perhaps of another process: the sockets can travel there (SCM_RIGHTS, unix(7)).
+type State struct {
+	Client, Endpoint int    // connected sockets, of who has the State
+	Record           []byte // all else; its first byte is the version of its format
+}
 
 // Wake asks for another Next: of a parked flow and of a UDP session at once, of
 // another when it parks. Wakes that come in a burst may lead to one Next.
@@ -245,8 +254,10 @@ func (f *Flow) Wake() { f.engine.wake() }
 // Cut ends the flow by resetting both sides; cause becomes the Result's error.
 func (f *Flow) Cut(cause error) { f.engine.cut(cause) }
 
-// Freeze takes an established flow out of its engine, or fails with
-// ErrNotMovable and leaves it as it was.
+// Freeze takes an established flow, half-closed or not, out of its engine; its
+// Done has CauseMoved. It fails with ErrNotMovable for one that ends already,
+// and for one that is not established, which it ends with CauseCut. It waits
+// for the engine: not to be called by a handler.
 func (f *Flow) Freeze() (State, error) { return f.engine.freeze() }
 
 // Counters returns what the flow has carried so far.

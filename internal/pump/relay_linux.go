@@ -128,7 +128,7 @@ func (r *relay) closedEarly() error {
 // carry moves bytes from src to dst until src's end, passes that on, and stays
 // to notice when src breaks afterwards.
 func (r *relay) carry(dst, src *side, n *atomic.Uint64) {
-	c := &copier{dst: dst, src: src, n: n, buffers: &r.f.a.e.buffers, pipes: r.f.a.e.pipes}
+	c := &copier{dst: dst, src: src, n: n, buffers: &r.f.e.buffers, pipes: r.f.e.pipes}
 	err := c.run()
 	switch {
 	case err == nil && src.wasReset():

@@ -25,7 +25,8 @@ type pipe struct{ r, w int }
 // its source has none. Package net would keep one for as long as the piece that
 // it was asked for is not complete, which may be for ever.
 type pipes struct {
-	fds *budget // of which a pipe that is lent takes two
+	fds  *budget // of which a pipe that is lent takes two
+	keep int     // so many idle ones, whose descriptors are set aside
 
 	mu   sync.Mutex // guards the following
 	idle []*pipe
@@ -56,7 +57,7 @@ func (p *pipes) take() *pipe {
 // put takes a pipe back; one that is not empty must not meet another stream.
 func (p *pipes) put(x *pipe, empty bool) {
 	p.mu.Lock()
-	if empty && len(p.idle) < idlePipes {
+	if empty && len(p.idle) < p.keep {
 		p.idle = append(p.idle, x)
 	} else {
 		x.close()

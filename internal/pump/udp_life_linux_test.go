@@ -230,7 +230,7 @@ func TestUDP_CloseWithoutSessionsFreesTheAddress(t *testing.T) {
 
 func TestUDP_EngineCloseCutsSessions(t *testing.T) {
 	testnet.CheckLeaks(t)
-	e, err := NewNet(NetConfig{})
+	e, err := NewNet(Config{})
 	if err != nil {
 		t.Fatal(err)
 	}

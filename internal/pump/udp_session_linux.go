@@ -77,7 +77,7 @@ func (s *udpSession) cut(cause error) {
 	s.interrupt()
 }
 
-func (s *udpSession) freeze() (State, error) { return nil, ErrNotMovable }
+func (s *udpSession) freeze() (State, error) { return State{}, ErrNotMovable }
 
 func (s *udpSession) counters() Counters { return Counters{In: s.in.Load(), Out: s.out.Load()} }
 

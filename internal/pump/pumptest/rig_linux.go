@@ -195,6 +195,7 @@ type handler struct {
 type flowState struct {
 	busy    string
 	results int
+	moved   bool
 }
 
 func newHandler(t *testing.T, next nextFunc) *handler {
@@ -205,7 +206,7 @@ func (h *handler) enter(f *pump.Flow, what string) *flowState {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	s := h.flows[f]
-	if s == nil || s.results > 0 && what == "Next" { // an engine may use it again
+	if s == nil || s.results > 0 && (what == "Next" || s.moved) { // an engine may use it again
 		s = &flowState{}
 		h.flows[f] = s
 		h.order = append(h.order, f)
@@ -252,6 +253,7 @@ func (h *handler) Done(f *pump.Flow, r pump.Result) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	s.results++
+	s.moved = r.Cause == pump.CauseMoved
 	h.results = append(h.results, r)
 }
 

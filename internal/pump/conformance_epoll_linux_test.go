@@ -1,0 +1,20 @@
+package pump_test
+
+import (
+	"testing"
+
+	"legate/internal/pump"
+	"legate/internal/pump/pumptest"
+)
+
+func newEpoll(t testing.TB, timing pumptest.Timing) pump.Engine {
+	e, err := pump.NewEpoll(pump.Config{Loops: 2, VanishAfter: timing.VanishAfter, SweepEvery: timing.SweepEvery})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
+func TestConformance_Epoll(t *testing.T) { pumptest.Conformance(t, newEpoll) }
+
+func TestEngine_Epoll(t *testing.T) { pumptest.Engine(t, newEpoll) }
