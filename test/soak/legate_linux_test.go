@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -104,11 +103,13 @@ func (l *legate) finish() {
 		<-l.ended
 	}
 	if l.t.Failed() {
-		l.t.Logf("legate said:\n%s", l.said)
+		log, _, _ := strings.Cut(l.said.String(), "SIGQUIT: quit")
+		l.t.Logf("legate said:\n%s", log)
 	}
 }
 
-// goroutines ends the process with a dump of them and counts.
+// goroutines ends the process with a dump of them and counts all but the runtime's own, which it starts
+// when it first collects garbage.
 func (l *legate) goroutines() int {
 	l.t.Helper()
 	if err := l.cmd.Process.Signal(syscall.SIGQUIT); err != nil {
@@ -116,7 +117,12 @@ func (l *legate) goroutines() int {
 	}
 	<-l.ended
 	l.ended <- nil
-	count := len(regexp.MustCompile(`(?m)^goroutine \d+ `).FindAllString(l.said.String(), -1))
+	count := 0
+	for _, stack := range strings.Split(l.said.String(), "\n\n") {
+		if strings.HasPrefix(stack, "goroutine ") && !strings.Contains(stack, "\ncreated by runtime.") {
+			count++
+		}
+	}
 	if count == 0 {
 		l.t.Fatalf("legate dumped no goroutines:\n%s", l.said)
 	}
@@ -204,7 +210,7 @@ func usageOf(pid int) (u usage, err error) {
 // What may be more after a strain than before it, when the same strain had been there before.
 const (
 	moreDescriptors = 24      // pipes that are kept for the next stream
-	moreThreads     = 4       // the runtime starts one for each blocking call that takes long, and keeps it
+	moreThreads     = 8       // the runtime starts one for each blocking call that takes long, and keeps it
 	moreGoroutines  = 2       // requests on the control socket that are just ending
 	moreRSS         = 8 << 20 // and a quarter: where the collector happens to stand
 )
@@ -225,6 +231,25 @@ func (l *legate) checkBack(after string, before usage) {
 	l.t.Logf("after %s: %v; before: %v", after, now, before)
 	if !back() {
 		l.t.Errorf("after %s it holds %v, and before %v", after, now, before)
+	}
+}
+
+// returned is how long the runtime may take to give memory back: it collects garbage after two minutes
+// in which nothing else made it (forcegcperiod in runtime/proc.go), and releases pages little by little.
+const returned = 6 * time.Minute
+
+// checkMemoryReturned waits until the process has given back what it needed for a crowd.
+func (l *legate) checkMemoryReturned(start usage) {
+	l.t.Helper()
+	began, peak := time.Now(), l.usage()
+	now := peak
+	for now.RSS > 2*start.RSS+moreRSS && time.Since(began) < returned {
+		<-time.After(time.Second)
+		now = l.usage()
+	}
+	l.t.Logf("%v later: %v; after the last crowd: %v; at the start: %v", time.Since(began).Round(time.Second), now, peak, start)
+	if now.RSS > 2*start.RSS+moreRSS {
+		l.t.Errorf("memory did not return: %v, and at the start %v", now, start)
 	}
 }
 
