@@ -132,7 +132,7 @@ func (d *Daemon) Run(ctx context.Context) (err error) {
 // build makes the parts. They call each other through the daemon's fields,
 // which are all set before the first of them has anything to do.
 func (d *Daemon) build() (err error) {
-	d.engine, err = pump.NewNet(pump.NetConfig{Log: d.cfg.Log})
+	d.engine, err = pump.NewNet(pump.Config{Log: d.cfg.Log})
 	switch {
 	case errors.Is(err, pump.ErrDescriptors):
 		return spec.Errorf("raise it: ulimit -n 65536 (docker run --ulimit nofile=65536)", "start engine: %v", err)

@@ -203,7 +203,7 @@ func TestLoops_KnowsItsOwnAddresses(t *testing.T) {
 	} {
 		lo.set([]spec.Listen{c.listen})
 		_, e := fixed(c.endpoint, spec.TCP)
-		if got := lo.has(e); got != c.want {
+		if got := lo.has(&e); got != c.want {
 			t.Errorf("listening on %v, endpoint %s: loop %v", c.listen, c.endpoint, got)
 		}
 	}

@@ -33,6 +33,7 @@ type Config struct {
 type Forwarder struct {
 	cfg   Config
 	loops *loops
+	start time.Time
 
 	apply sync.Mutex // one Apply or Close at a time
 
@@ -57,7 +58,7 @@ func New(cfg Config) *Forwarder {
 	if cfg.Open == nil {
 		cfg.Open = Bind
 	}
-	return &Forwarder{cfg: cfg, loops: newLoops(), retired: map[*link]struct{}{}}
+	return &Forwarder{cfg: cfg, loops: newLoops(), start: time.Now(), retired: map[*link]struct{}{}}
 }
 
 // Apply makes exactly these links be served and returns one error per link,
@@ -214,14 +215,16 @@ func (fw *Forwarder) EndFormer(ctx context.Context, name string, within time.Dur
 	}
 	limit, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
-	for _, f := range links[i].strays() {
+	l := links[i]
+	for _, t := range l.strays() {
 		switch {
-		case links[i].awaitStray(limit, f):
+		case l.awaitStray(limit, t):
 			n.Ended++
-		case ctx.Err() == nil:
-			f.pump.Cut(ErrCut)
-			waitFor(ctx, []*flow{f})
+		case ctx.Err() != nil:
+		case l.cut(ctx, t):
 			n.Cut++
+		default:
+			n.Ended++ // at this very moment
 		}
 	}
 	return n, ctx.Err()
@@ -237,25 +240,25 @@ func (fw *Forwarder) Close(ctx context.Context) error {
 		closing.Go(func() { fw.retire(l) })
 	}
 	closing.Wait()
-	flows := fw.retiredFlows()
-	if waitFor(ctx, flows) {
+	links := fw.all() // all retired
+	if awaitEmpty(ctx, links) {
 		return nil
 	}
-	left := fw.retiredFlows()
-	cut(left, ErrCut)
-	waitFor(context.Background(), left)
+	for _, l := range links {
+		l.cutAll()
+	}
+	awaitEmpty(context.Background(), links)
 	return nil
 }
 
-func (fw *Forwarder) retiredFlows() []*flow {
-	fw.mu.Lock()
-	defer fw.mu.Unlock()
-	var all []*flow
-	for l := range fw.retired {
-		all = append(all, l.liveFlows()...)
-	}
-	return all
+func awaitEmpty(ctx context.Context, links []*link) bool {
+	return !slices.ContainsFunc(links, func(l *link) bool { return !l.awaitEmpty(ctx) })
 }
+
+// now is a moment that fits into a word: the time since fw began.
+func (fw *Forwarder) now() time.Duration { return time.Since(fw.start) }
+
+func (fw *Forwarder) at(moment time.Duration) time.Time { return fw.start.Add(moment) }
 
 // Errors that end flows.
 var (
@@ -264,20 +267,3 @@ var (
 	ErrNoEndpoint = errors.New("no endpoint could be reached")
 	ErrHoldFull   = errors.New("too many connections wait already")
 )
-
-func waitFor(ctx context.Context, flows []*flow) bool {
-	for _, f := range flows {
-		select {
-		case <-f.done:
-		case <-ctx.Done():
-			return false
-		}
-	}
-	return true
-}
-
-func cut(flows []*flow, cause error) {
-	for _, f := range flows {
-		f.pump.Cut(cause)
-	}
-}

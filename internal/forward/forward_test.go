@@ -107,6 +107,7 @@ func TestEndFormer_DrainWaitsAndThenCuts(t *testing.T) {
 		n, err = w.fw.EndFormer(context.Background(), "test", within)
 		done <- err
 	}()
+	testnet.Eventually(t, soon, w.isWatched)
 	ends.Close()
 	if err := <-done; err != nil || n != (Ended{Ended: 1, Cut: 1}) {
 		t.Fatalf("%+v, %v; want one ended, one cut", n, err)
@@ -116,6 +117,14 @@ func TestEndFormer_DrainWaitsAndThenCuts(t *testing.T) {
 	}
 	w.resets(stays, soon)
 	exchange(t, fresh, "still there")
+}
+
+// isWatched tells whether somebody waits for connections to end.
+func (w *world) isWatched() bool {
+	l := w.fw.serving()[0]
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.news != nil
 }
 
 func TestEndFormer_ReturnsWhenTheLastOneEnded(t *testing.T) {
@@ -128,6 +137,7 @@ func TestEndFormer_ReturnsWhenTheLastOneEnded(t *testing.T) {
 		_, err := w.fw.EndFormer(context.Background(), "test", time.Hour)
 		done <- err
 	}()
+	testnet.Eventually(t, soon, w.isWatched)
 	c.Close()
 	select {
 	case err := <-done:

@@ -1,13 +1,11 @@
 package forward
 
 import (
-	"context"
 	"errors"
 	"os"
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"legate/internal/endpoints"
@@ -20,13 +18,15 @@ import (
 type link struct {
 	fw     *Forwarder
 	listen spec.Listen
-	turn   atomic.Uint64 // round robin
 
 	mu         sync.Mutex // guards the following
 	spec       spec.Link
 	generation uint64 // of the targets; 1 is the first
 	acceptors  []pump.Acceptor
-	flows      map[*flow]struct{}
+	list       *endpoints.List // the last that was asked for; nil after a change of targets
+	turn       uint64          // round robin
+	flows      flows
+	passes     passes
 	arrivals   uint64
 	queue      queue
 	downSince  time.Time // zero: up
@@ -35,13 +35,14 @@ type link struct {
 	refusing   bool      // the listeners are, or will be, suspended
 	attention  endpoints.Attention
 	stats      stats
+	news       chan struct{} // closed when something becomes of a flow that is watched; nil while nobody waits
 
 	listening sync.Mutex // one suspend or resume at a time
 	changes   sync.WaitGroup
 }
 
 func newLink(fw *Forwarder, s spec.Link) *link {
-	return &link{fw: fw, listen: s.Listen, spec: s, generation: 1, flows: map[*flow]struct{}{}, stats: newStats()}
+	return &link{fw: fw, listen: s.Listen, spec: s, generation: 1, stats: newStats()}
 }
 
 // open makes the listening sockets and serves them.
@@ -88,7 +89,7 @@ func (l *link) close() {
 	l.changes.Wait()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(l.flows) == 0 {
+	if len(l.flows.live) == 0 {
 		l.fw.cfg.Pool.Watch(l, l.spec.Targets, endpoints.Idle)
 	}
 }
@@ -107,6 +108,7 @@ func (l *link) set(s spec.Link) {
 		l.fw.cfg.Pool.Watch(l, l.spec.Targets, endpoints.Idle)
 		l.attention = endpoints.Idle
 		l.generation++
+		l.list = nil
 		// What is known of the old target says nothing about the new one.
 		l.downSince = time.Time{}
 	}
@@ -127,7 +129,7 @@ func (l *link) leadsTo(t spec.Target) bool {
 func (l *link) reconsider() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	list := l.candidates(nil)
+	list := l.candidates().All
 	switch {
 	case hasState(list, endpoints.Serving):
 		l.goUp()
@@ -148,7 +150,7 @@ func hasState(list []endpoints.Candidate, s endpoints.State) bool {
 }
 
 // serves tells whether the last attempt at some endpoint succeeded.
-func (l *link) serves() bool { return hasState(l.candidates(nil), endpoints.Serving) }
+func (l *link) serves() bool { return hasState(l.candidates().All, endpoints.Serving) }
 
 // answered tells whether every source has said something.
 func (l *link) answered() bool {
@@ -158,8 +160,9 @@ func (l *link) answered() bool {
 	})
 }
 
-func (l *link) candidates(buf []endpoints.Candidate) []endpoints.Candidate {
-	return l.fw.cfg.Pool.Candidates(l.spec.Targets, l.turn.Load(), buf)
+func (l *link) candidates() *endpoints.List {
+	l.list = l.fw.cfg.Pool.List(l.spec.Targets, l.list)
+	return l.list
 }
 
 func (l *link) goUp() {
@@ -243,70 +246,7 @@ func setListening(a pump.Acceptor, listen bool) error {
 func (l *link) live() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return len(l.flows)
-}
-
-func (l *link) liveFlows() []*flow {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	all := make([]*flow, 0, len(l.flows))
-	for f := range l.flows {
-		all = append(all, f)
-	}
-	return all
-}
-
-// strays returns the flows that go to former endpoints, or may be about to.
-func (l *link) strays() []*flow {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	list := l.candidates(nil)
-	var out []*flow
-	for f := range l.flows {
-		if l.isStray(f, list) {
-			out = append(out, f)
-		}
-	}
-	return out
-}
-
-func (l *link) isStray(f *flow, list []endpoints.Candidate) bool {
-	if f.connected {
-		return !slices.ContainsFunc(list, func(c endpoints.Candidate) bool { return c.Endpoint == f.endpoint })
-	}
-	return f.generation != 0 && f.generation != l.generation && !slices.Contains(l.queue.waiting, f)
-}
-
-// awaitStray waits until f has ended or does not go to a former endpoint. It
-// returns false when ctx ends first.
-func (l *link) awaitStray(ctx context.Context, f *flow) bool {
-	for {
-		l.mu.Lock()
-		_, live := l.flows[f]
-		stray := live && l.isStray(f, l.candidates(nil))
-		if f.news == nil {
-			f.news = make(chan struct{})
-		}
-		news := f.news
-		l.mu.Unlock()
-		if !stray {
-			return true
-		}
-		select {
-		case <-news:
-		case <-f.done:
-		case <-ctx.Done():
-			return false
-		}
-	}
-}
-
-// tell wakes who waits for what becomes of f.
-func (f *flow) tell() {
-	if f.news != nil {
-		close(f.news)
-		f.news = nil
-	}
+	return len(l.flows.live)
 }
 
 func targetText(ts []spec.Target) string {

@@ -19,18 +19,11 @@ var ErrLoop = errors.New("would loop: the endpoint is our own listener")
 
 // loops knows our own listening addresses.
 type loops struct {
-	ours atomic.Pointer[map[socket][]spec.Listen] // by what an endpoint must have in common with them
+	ours atomic.Pointer[map[uint32][]spec.Listen] // by port, which is 0 for a path
 
 	mu     sync.Mutex          // guards the following
 	local  map[netip.Addr]bool // addresses of this host
 	readAt time.Time
-}
-
-// socket is the part of an address that a loop cannot do without.
-type socket struct {
-	protocol spec.Protocol
-	port     uint16
-	path     string
 }
 
 // addressesAge is how long the list of this host's addresses is believed: it
@@ -44,17 +37,19 @@ func newLoops() *loops {
 }
 
 func (lo *loops) set(ours []spec.Listen) {
-	index := map[socket][]spec.Listen{}
+	index := map[uint32][]spec.Listen{}
 	for _, l := range ours {
-		k := socket{l.Protocol, l.Port, l.Path}
-		index[k] = append(index[k], l)
+		index[uint32(l.Port)] = append(index[uint32(l.Port)], l)
 	}
 	lo.ours.Store(&index)
 }
 
 // has tells whether a connection to e would come back to us.
-func (lo *loops) has(e spec.Endpoint) bool {
-	for _, l := range (*lo.ours.Load())[socket{e.Protocol, e.Addr.Port(), e.Path}] {
+func (lo *loops) has(e *spec.Endpoint) bool {
+	for _, l := range (*lo.ours.Load())[uint32(e.Addr.Port())] {
+		if l.Protocol != e.Protocol || l.Path != e.Path {
+			continue
+		}
 		if e.Protocol == spec.Unix || lo.reaches(l.Host, e.Addr.Addr().Unmap()) {
 			return true
 		}
@@ -108,7 +103,7 @@ func (lo *loops) readAddresses() {
 }
 
 // leg is the way to an endpoint.
-func (fw *Forwarder) leg(e spec.Endpoint, timeout time.Duration) pump.Leg {
+func (fw *Forwarder) leg(e *spec.Endpoint, timeout time.Duration) pump.Leg {
 	leg := pump.Leg{Network: pump.Network(e.Protocol), Addr: e.Addr, Path: e.Path, Timeout: timeout}
 	if fw.loops.has(e) {
 		leg.Refuse = ErrLoop
@@ -119,5 +114,5 @@ func (fw *Forwarder) leg(e spec.Endpoint, timeout time.Duration) pump.Leg {
 // Dial connects to an endpoint and closes the connection: what the pool of
 // endpoints probes with.
 func (fw *Forwarder) Dial(ctx context.Context, e spec.Endpoint, timeout time.Duration) error {
-	return fw.cfg.Engine.Dial(ctx, fw.leg(e, timeout))
+	return fw.cfg.Engine.Dial(ctx, fw.leg(&e, timeout))
 }

@@ -25,14 +25,16 @@ type queue struct {
 func (q *queue) add(f *flow) {
 	i, _ := slices.BinarySearchFunc(q.waiting, f, func(a, b *flow) int { return cmp.Compare(a.arrival, b.arrival) })
 	q.waiting = slices.Insert(q.waiting, i, f)
+	f.queued = true
 }
 
 func (q *queue) remove(f *flow) bool {
-	i := slices.Index(q.waiting, f)
-	if i < 0 {
+	if !f.queued {
 		return false
 	}
+	i := slices.Index(q.waiting, f)
 	q.waiting = slices.Delete(q.waiting, i, i+1)
+	f.queued = false
 	return true
 }
 

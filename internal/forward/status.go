@@ -23,19 +23,21 @@ type stats struct {
 }
 
 type endpointStats struct {
+	endpoint       spec.Endpoint
 	current, total int64
 	failed         map[string]int64
 	ended          pump.Counters
+	live           pump.Counters // of flows that are connected to it, while a status is made
 }
 
 func newStats() stats {
 	return stats{failed: map[string]int64{}, endpoints: map[spec.Endpoint]*endpointStats{}}
 }
 
-func (s *stats) endpoint(e spec.Endpoint) *endpointStats {
+func (s *stats) of(e spec.Endpoint) *endpointStats {
 	es := s.endpoints[e]
 	if es == nil {
-		es = &endpointStats{failed: map[string]int64{}}
+		es = &endpointStats{endpoint: e, failed: map[string]int64{}}
 		s.endpoints[e] = es
 	}
 	return es
@@ -51,13 +53,26 @@ func (s *stats) forget(list []endpoints.Candidate) {
 	}
 }
 
-// add takes in the final counters of a flow.
-func (s *stats) add(f *flow, c pump.Counters) {
+func (s *stats) connected(e spec.Endpoint) *endpointStats {
+	es := s.of(e)
+	es.current++
+	es.total++
+	return es
+}
+
+func (s *stats) closedEarly(on *endpointStats) {
+	s.earlyClosed++
+	on.current--
+	on.failed["closed"]++
+}
+
+// ends takes in the final counters of a flow; on is nil where it had no
+// endpoint.
+func (s *stats) ends(on *endpointStats, c pump.Counters) {
 	s.ended = sum(s.ended, c)
-	if f.connected {
-		es := s.endpoint(f.endpoint)
-		es.current--
-		es.ended = sum(es.ended, c)
+	if on != nil {
+		on.current--
+		on.ended = sum(on.ended, c)
 	}
 }
 
@@ -103,14 +118,15 @@ func (l *link) status() spec.LinkStatus {
 		s.Since = &since
 	}
 	s.Error, s.Learned = l.sourceError()
-	perEndpoint := map[spec.Endpoint]pump.Counters{}
-	s.Counters = l.counters(perEndpoint)
+	s.Counters = l.counters()
 	for _, c := range list {
-		s.Endpoints = append(s.Endpoints, l.endpointStatus(c, perEndpoint[c.Endpoint]))
-		delete(perEndpoint, c.Endpoint)
+		s.Endpoints = append(s.Endpoints, l.endpointStatus(c))
 	}
-	for e, live := range perEndpoint { // what is left
-		former := l.endpointStatus(endpoints.Candidate{Endpoint: e}, live)
+	for e, es := range l.stats.endpoints {
+		if es.current == 0 || slices.ContainsFunc(list, func(c endpoints.Candidate) bool { return c.Endpoint == e }) {
+			continue
+		}
+		former := l.endpointStatus(endpoints.Candidate{Endpoint: e})
 		former.From, former.Former = "", true
 		s.Endpoints = append(s.Endpoints, former)
 	}
@@ -145,13 +161,16 @@ func (l *link) sourceError() (string, *time.Time) {
 	return "", nil
 }
 
-func (l *link) counters(perEndpoint map[spec.Endpoint]pump.Counters) spec.LinkCounters {
+func (l *link) counters() spec.LinkCounters {
 	total := l.stats.ended
-	for f := range l.flows {
+	for _, es := range l.stats.endpoints {
+		es.live = pump.Counters{}
+	}
+	for _, f := range l.flows.live {
 		c := f.pump.Counters()
 		total = sum(total, c)
-		if f.connected {
-			perEndpoint[f.endpoint] = sum(perEndpoint[f.endpoint], c)
+		if f.on != nil {
+			f.on.live = sum(f.on.live, c)
 		}
 	}
 	failed := make(map[string]int64, len(l.stats.failed))
@@ -159,7 +178,7 @@ func (l *link) counters(perEndpoint map[spec.Endpoint]pump.Counters) spec.LinkCo
 		failed[why] = n
 	}
 	return spec.LinkCounters{
-		Current:     int64(len(l.flows)),
+		Current:     int64(len(l.flows.live)),
 		Total:       l.stats.total,
 		Held:        int64(len(l.queue.waiting)),
 		HeldTotal:   l.stats.heldTotal,
@@ -173,7 +192,7 @@ func (l *link) counters(perEndpoint map[spec.Endpoint]pump.Counters) spec.LinkCo
 	}
 }
 
-func (l *link) endpointStatus(c endpoints.Candidate, live pump.Counters) spec.EndpointStatus {
+func (l *link) endpointStatus(c endpoints.Candidate) spec.EndpointStatus {
 	s := spec.EndpointStatus{
 		Address:   c.Endpoint.String(),
 		From:      c.From.String(),
@@ -191,7 +210,7 @@ func (l *link) endpointStatus(c endpoints.Candidate, live pump.Counters) spec.En
 	for why, n := range es.failed {
 		s.Failed[why] = n
 	}
-	bytes := sum(es.ended, live)
+	bytes := sum(es.ended, es.live)
 	s.Current, s.Total, s.BytesIn, s.BytesOut = es.current, es.total, bytes.In, bytes.Out
 	return s
 }

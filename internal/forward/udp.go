@@ -5,65 +5,85 @@ import (
 
 	"legate/internal/endpoints"
 	"legate/internal/pump"
+	"legate/internal/spec"
 )
 
 // nextUDP names the endpoint of a session: the one it has, as long as that is
 // the link's and has not failed, else the best. Without one the datagram is
 // dropped, for UDP is never held.
-func (l *link) nextUDP(f *flow, a pump.Attempt) pump.Step {
+func (l *link) nextUDP(p *pump.Flow, a pump.Attempt) pump.Step {
+	f := l.session(p)
 	switch a.Kind {
 	case pump.Refused:
-		l.legFailed(f, f.endpoint, a.Err)
+		if f.on != nil {
+			l.legFailed(f, f.on.endpoint, a.Err)
+		}
 	case pump.DialFailed:
 		l.failed(f)
 	default:
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !f.connected || a.Kind == pump.Refused {
-		l.turn.Add(1)
+	if f.on == nil || a.Kind == pump.Refused {
+		l.turn++
 	}
-	f.candidates, f.tried = l.candidates(f.candidates[:0]), 0
-	f.candidates = slices.DeleteFunc(f.candidates, func(c endpoints.Candidate) bool { return l.fw.loops.has(c.Endpoint) })
-	if a.Kind == pump.DialFailed || len(f.candidates) == 0 {
+	f.turn = l.turn
+	why := f.pass.lastErr
+	l.makePass(f)
+	ps := f.pass
+	ps.lastErr = why
+	ps.candidates = slices.DeleteFunc(ps.candidates, func(c *endpoints.Candidate) bool { return l.fw.loops.has(&c.Endpoint) })
+	if a.Kind == pump.DialFailed || len(ps.candidates) == 0 {
 		return l.giveUp(f, ErrNoEndpoint)
 	}
-	if i := slices.IndexFunc(f.candidates, f.isOn); i > 0 {
-		f.candidates[0], f.candidates[i] = f.candidates[i], f.candidates[0]
+	if i := slices.IndexFunc(ps.candidates, f.isOn); i > 0 {
+		ps.candidates[0], ps.candidates[i] = ps.candidates[i], ps.candidates[0]
 	}
-	f.legs = f.legs[:0]
-	for _, c := range f.candidates {
-		f.legs = append(f.legs, l.fw.leg(c.Endpoint, l.spec.Options.ConnectTimeout))
+	for _, c := range ps.candidates {
+		ps.legs = append(ps.legs, l.fw.leg(&c.Endpoint, ps.timeout))
 	}
-	return pump.Step{Dial: f.legs}
+	return pump.Step{Dial: ps.legs}
+}
+
+// session returns the flow of p with a pass to work on.
+func (l *link) session(p *pump.Flow) *flow {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	f, ok := p.Data.(*flow)
+	if !ok {
+		f = l.admit(p)
+	}
+	if f.pass == nil {
+		f.pass = l.passes.take()
+		*f.pass = pass{candidates: f.pass.candidates[:0], legs: f.pass.legs[:0]}
+	}
+	return f
 }
 
 // isOn tells whether the session may stay on c.
-func (f *flow) isOn(c endpoints.Candidate) bool {
-	return f.connected && c.Endpoint == f.endpoint && c.State != endpoints.Failing
+func (f *flow) isOn(c *endpoints.Candidate) bool {
+	return f.on != nil && c.Endpoint == f.on.endpoint && c.State != endpoints.Failing
 }
 
-func (l *link) connectedUDP(f *flow, leg int) {
+func (l *link) connectedUDP(f *flow, e spec.Endpoint) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	e := f.candidates[f.tried+leg].Endpoint
-	if f.connected && e == f.endpoint {
-		return
-	}
-	if f.connected {
+	l.dropPass(f)
+	l.tell(f)
+	if f.on != nil {
+		if e == f.on.endpoint {
+			return
+		}
 		l.stats.moved++
-		l.stats.endpoint(f.endpoint).current--
+		f.on.current--
 	}
-	f.endpoint, f.connected = e, true
-	s := l.stats.endpoint(e)
-	s.current++
-	s.total++
+	f.on = l.stats.connected(e)
 }
 
 // moveSessions wakes the sessions whose endpoint left or failed.
 func (l *link) moveSessions(list []endpoints.Candidate) {
-	for f := range l.flows {
-		if f.connected && !slices.ContainsFunc(list, f.isOn) {
+	for _, f := range l.flows.live {
+		if f.on != nil && !slices.ContainsFunc(list, func(c endpoints.Candidate) bool { return f.isOn(&c) }) {
 			f.pump.Wake()
 		}
 	}
