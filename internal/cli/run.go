@@ -18,6 +18,7 @@ import (
 
 	"legate/internal/control"
 	"legate/internal/daemon"
+	"legate/internal/pump"
 	"legate/internal/spec"
 )
 
@@ -34,6 +35,7 @@ type runCommand struct {
 	logConnections bool
 	control        string
 	stateDir       string
+	engine         string
 }
 
 func newRun(p Process) *runCommand {
@@ -79,6 +81,8 @@ Every flag but --links is also a variable: --hold is LEGATE_HOLD.`,
 	f.Var(choice{"log-level", &r.logLevel, []string{"debug", "info", "warn", "error"}}, "log-level", "least level that is logged")
 	addToggle(f, toggle{"log-connections", &r.logConnections}, "log one line per connection when it ends")
 	f.Var(place{&r.control}, "control", "control socket: a name, a path, or off (default legate, in /run/legate)")
+	r.engine = string(pump.EngineEpoll)
+	f.Var(choice{"engine", &r.engine, []string{string(pump.EngineEpoll), string(pump.EngineNet)}}, "engine", "how bytes are moved; net, a goroutine per direction, is for comparison")
 	f.StringVar(&r.stateDir, "state-dir", "", "`DIRECTORY` to keep swaps in, so that they survive a restart")
 	return r
 }
@@ -118,6 +122,7 @@ func (r *runCommand) forward(first, second context.Context, c *cobra.Command, ar
 		Places:         control.DefaultPlaces(r.process.getenv),
 		StateDir:       r.stateDir,
 		Drain:          r.drain,
+		Engine:         pump.EngineName(r.engine),
 		LogConnections: r.logConnections,
 		Version:        versionText(),
 		Log:            log,

@@ -42,6 +42,7 @@ type Config struct {
 	// they are cut at once.
 	Drain          time.Duration
 	LogConnections bool
+	Engine         pump.EngineName // "": the default
 	Version        string
 	Log            *slog.Logger // nil: none
 	// Ready is called once, when the links of the command line and the control
@@ -132,7 +133,7 @@ func (d *Daemon) Run(ctx context.Context) (err error) {
 // build makes the parts. They call each other through the daemon's fields,
 // which are all set before the first of them has anything to do.
 func (d *Daemon) build() (err error) {
-	d.engine, err = pump.NewNet(pump.Config{Log: d.cfg.Log})
+	d.engine, err = pump.New(d.cfg.Engine, pump.Config{Log: d.cfg.Log})
 	switch {
 	case errors.Is(err, pump.ErrDescriptors):
 		return spec.Errorf("raise it: ulimit -n 65536 (docker run --ulimit nofile=65536)", "start engine: %v", err)

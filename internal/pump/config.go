@@ -36,6 +36,23 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
+// EngineName names a way of moving bytes.
+type EngineName string
+
+// The engines.
+const (
+	EngineEpoll EngineName = "epoll" // NewEpoll, the default
+	EngineNet   EngineName = "net"   // NewNet
+)
+
+// New returns the engine of that name; "" is the default.
+func New(name EngineName, cfg Config) (Engine, error) {
+	if name == EngineNet {
+		return NewNet(cfg)
+	}
+	return NewEpoll(cfg)
+}
+
 // UnixOptions are the access rights of a unix listening socket.
 type UnixOptions struct {
 	Mode fs.FileMode // permission bits

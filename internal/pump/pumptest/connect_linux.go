@@ -97,10 +97,10 @@ func blackHoleCostsItsTimeout(t *testing.T, newEngine New) {
 	if took := time.Since(asked); took < timeout || took > timeout+prompt {
 		t.Errorf("the attempt took %v", took)
 	}
+	r.endedWith(1, pump.CauseEOF)
 	if reason := pump.Reason(legs[0].Err); reason != "timeout" {
 		t.Errorf("the leg has %v, that is %q", legs[0].Err, reason)
 	}
-	r.endedWith(1, pump.CauseEOF)
 }
 
 // A dial must not happen where clients are accepted.
