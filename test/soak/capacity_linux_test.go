@@ -84,7 +84,7 @@ func (c crowd) visit(t *testing.T, l *legate) {
 		t.Errorf("%d connections are open, want %d", open, c.conns)
 	}
 	full := l.usage()
-	all := c.order(t, "check", share*max(1, int(c.lasting/time.Second)), peers)
+	all := c.order(t, "check", c.exchanges(share), peers)
 	c.order(t, "leave", share, peers)
 	for _, p := range peers {
 		p.wait()
@@ -93,6 +93,14 @@ func (c crowd) visit(t *testing.T, l *legate) {
 	t.Logf("%d connections, a message every %v: opened in %v, %d exchanges, the slowest took %v; legate with them: %v (%.1f KiB each); in all %v",
 		c.conns, c.every, up.Round(time.Millisecond), all.Done, all.Worst.Round(time.Millisecond), full,
 		float64(full.RSS-before.RSS)/1024/float64(c.conns), time.Since(began).Round(time.Millisecond))
+}
+
+// exchanges is how many of them so many connections do at least until the order "check".
+func (c crowd) exchanges(conns int) int {
+	if c.every == 0 {
+		return conns
+	}
+	return conns * (int(c.lasting/c.every) - 1) // the first comes within a period, not at its start
 }
 
 // order gives an order to all and checks that each process does at least want of what it means.

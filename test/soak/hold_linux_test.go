@@ -75,7 +75,6 @@ type held struct {
 	conn net.Conn
 	id   int
 	sent int
-	buf  []byte // of the size of the last message
 }
 
 // playHold opens connections, reports, exchanges a message on each with the order "check", or all the

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -58,7 +59,8 @@ func startLegate(t *testing.T, files int, links ...string) *legate {
 	limited := []string{"-c", `ulimit -n "$1" && shift && exec "$@"`, "sh", strconv.Itoa(files),
 		filepath.Join(repository(), "bin", "legate"), "run", "--control", l.control}
 	l.cmd = exec.Command("sh", append(limited, links...)...)
-	l.cmd.Env = append(os.Environ(), "GOTRACEBACK=all")
+	ours := func(variable string) bool { return strings.HasPrefix(variable, "LEGATE_") } // it would read them as its own
+	l.cmd.Env = append(slices.DeleteFunc(os.Environ(), ours), "GOTRACEBACK=all")
 	l.cmd.Stderr = l.said
 	l.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}
 	if err := l.cmd.Start(); err != nil {
@@ -100,7 +102,7 @@ func (l *legate) finish() {
 	case <-time.After(patience):
 		l.t.Errorf("legate did not end on SIGTERM")
 		_ = l.cmd.Process.Kill()
-		<-l.ended
+		_ = <-l.ended // killed
 	}
 	if l.t.Failed() {
 		log, _, _ := strings.Cut(l.said.String(), "SIGQUIT: quit")
@@ -115,7 +117,7 @@ func (l *legate) goroutines() int {
 	if err := l.cmd.Process.Signal(syscall.SIGQUIT); err != nil {
 		l.t.Fatalf("ask legate for its goroutines: %v", err)
 	}
-	<-l.ended
+	_ = <-l.ended // by SIGQUIT
 	l.ended <- nil
 	count := 0
 	for _, stack := range strings.Split(l.said.String(), "\n\n") {
@@ -210,7 +212,7 @@ func usageOf(pid int) (u usage, err error) {
 // What may be more after a strain than before it, when the same strain had been there before.
 const (
 	moreDescriptors = 24      // pipes that are kept for the next stream
-	moreThreads     = 8       // the runtime starts one for each blocking call that takes long, and keeps it
+	moreThreads     = 16      // the runtime starts one for each blocking call that takes long, and keeps it
 	moreGoroutines  = 2       // requests on the control socket that are just ending
 	moreRSS         = 8 << 20 // and a quarter: where the collector happens to stand
 )

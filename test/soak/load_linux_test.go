@@ -149,7 +149,7 @@ func (w *worker) open(addr string, r *request) (*conn, error) {
 		return nil, fmt.Errorf("connect: %w", err)
 	}
 	c := &conn{TCPConn: dialed.(*net.TCPConn), in: bufio.NewReaderSize(dialed, 4<<10)}
-	c.SetDeadline(time.Now().Add(2 * patience))
+	dialed.SetDeadline(time.Now().Add(2 * patience))
 	if err := c.begin(r); err != nil {
 		c.Close()
 		return nil, err
