@@ -20,6 +20,9 @@ type udpConfig struct {
 	// false: none is left. Release gives them back.
 	Acquire func(n int) bool
 	Release func(n int)
+	// Plain leaves merging and segmenting to the kernel's defaults, as where it
+	// has neither.
+	Plain bool
 	// Log hears about a listening socket that fails; nothing per datagram.
 	Log *slog.Logger
 	// Ended, when set, is called when nothing of the acceptor runs any more.
@@ -55,7 +58,8 @@ type udpAcceptor struct {
 	fd      int // of file; valid until run has ended
 	file    *os.File
 	raw     syscall.RawConn
-	buffers *udpBuffers
+	batches *udpBatches
+	offload udpOffload
 	start   time.Time // of the clock in udpSession.last
 
 	phase     atomic.Int32
@@ -89,11 +93,14 @@ func serveUDP(cfg udpConfig) (Acceptor, error) {
 	}
 	a := &udpAcceptor{
 		cfg: cfg, own: own, fd: fd, file: os.NewFile(uintptr(fd), "udp"),
-		buffers: newUDPBuffers(), start: time.Now(), sessions: map[udpKey]*udpSession{},
+		batches: newUDPBatches(), start: time.Now(), sessions: map[udpKey]*udpSession{},
 		closed: make(chan struct{}), done: make(chan struct{}),
 	}
 	if a.raw, err = a.file.SyscallConn(); err != nil {
 		return nil, errors.Join(fmt.Errorf("adopt udp socket: %w", err), a.file.Close())
+	}
+	if !cfg.Plain {
+		a.offload = probeUDP(fd)
 	}
 	cfg.Release(-1) // the listening socket itself
 	go a.run()
@@ -182,19 +189,22 @@ func (a *udpAcceptor) finished() bool {
 	return len(a.sessions) == 0
 }
 
-// dispatch hands one datagram to its session, or begins one.
-func (a *udpAcceptor) dispatch(key udpKey, p []byte) {
-	a.mu.Lock()
-	s := a.sessions[key]
-	a.mu.Unlock()
-	if s != nil && s.forward(p) {
-		return
+// dispatch hands datagrams to their session, or begins one, or several when one
+// after the other ends.
+func (a *udpAcceptor) dispatch(b *udpBatch, key udpKey, t *udpTrain) {
+	for !t.done() {
+		a.mu.Lock()
+		s := a.sessions[key]
+		a.mu.Unlock()
+		switch {
+		case s != nil && s.forward(b, t):
+		case a.mayBegin():
+			a.begin(b, key, t)
+		default:
+			a.dropped.Add(int64(t.count()))
+			return
+		}
 	}
-	if !a.mayBegin() {
-		a.dropped.Add(1)
-		return
-	}
-	a.begin(key, p)
 }
 
 // mayBegin takes the place and the descriptor of a new session, if there may
@@ -216,14 +226,15 @@ func (a *udpAcceptor) mayBegin() bool {
 	return true
 }
 
-func (a *udpAcceptor) begin(key udpKey, p []byte) {
+func (a *udpAcceptor) begin(b *udpBatch, key udpKey, t *udpTrain) {
 	s := newUDPSession(a, key)
 	if !s.open() {
 		a.dropped.Add(1)
+		t.drop()
 		s.finish()
 		return
 	}
-	s.forward(p)
+	s.forward(b, t)
 	a.mu.Lock()
 	a.sessions[key] = s
 	if a.cutErr != nil {
@@ -244,85 +255,4 @@ func (a *udpAcceptor) remove(s *udpSession) {
 	if last && a.phase.Load() == udpClosed {
 		a.interrupt()
 	}
-}
-
-// udpInput is what the acceptor's goroutine has in hand.
-type udpInput struct {
-	a     *udpAcceptor
-	rx    udpReceiver
-	take  func(uintptr) bool // receive, made once: a closure per datagram would be an allocation
-	buf   *[maxDatagram]byte // nil while waiting
-	n     int
-	key   udpKey
-	err   error
-	taken int // since Close
-	fails int // in a row
-}
-
-func newUDPInput(a *udpAcceptor) *udpInput {
-	in := &udpInput{a: a}
-	in.take = in.receive
-	return in
-}
-
-// receive is called by the runtime when the socket is readable, and first of
-// all to find out. False waits.
-func (in *udpInput) receive(fd uintptr) bool {
-	if in.buf == nil {
-		in.buf = in.a.buffers.get()
-	}
-	in.n, in.key, in.err = in.rx.receive(int(fd), in.buf[:])
-	if !errors.Is(in.err, unix.EAGAIN) {
-		return true
-	}
-	in.release()
-	return in.a.phase.Load() == udpClosing
-}
-
-func (in *udpInput) release() {
-	if in.buf != nil {
-		in.a.buffers.put(in.buf)
-		in.buf = nil
-	}
-}
-
-// handleNext waits for a datagram and hands it on. No error ends it: what the
-// kernel reports on an unconnected socket concerns one datagram or one client.
-func (in *udpInput) handleNext() {
-	err := in.a.raw.Read(in.take)
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		_ = in.a.file.SetReadDeadline(time.Time{})
-		return
-	}
-	if err == nil {
-		err = in.err
-	}
-	switch {
-	case err == nil:
-		in.fails = 0
-		in.a.dispatch(in.key, in.buf[:in.n])
-	case errors.Is(err, unix.EMSGSIZE):
-		in.a.dropped.Add(1)
-	case !errors.Is(err, unix.EAGAIN):
-		in.failed(err)
-	}
-	if in.a.phase.Load() == udpClosing {
-		in.taken++
-		if errors.Is(err, unix.EAGAIN) || in.taken >= queuedAtClose {
-			in.a.beginNoMore()
-		}
-	}
-}
-
-// failed waits a little when reading fails again and again, so that a lasting
-// error does not become a loop that eats a core.
-func (in *udpInput) failed(err error) {
-	in.fails++
-	if in.fails == 1 || isRefusal(err) {
-		return
-	}
-	if in.fails == 2 {
-		in.a.cfg.Log.Warn("receive from udp clients", "address", in.a.own.addr, "error", err)
-	}
-	<-time.After(min(time.Duration(in.fails)*time.Millisecond, 100*time.Millisecond))
 }

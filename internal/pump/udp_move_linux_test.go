@@ -67,7 +67,7 @@ func TestUDP_DatagramInWhosePlaceARefusalWasReportedIsSent(t *testing.T) {
 				t.Fatal("not opened")
 			}
 			defer func() { s.mu.Lock(); s.end(CauseCut, nil); s.mu.Unlock(); s.finish() }()
-			s.forward([]byte("first"))
+			s.forward(trainOf("first"))
 			waitForError(t, s.up.Load().fd)
 			if also == "the same endpoint" {
 				back.Close()
@@ -78,7 +78,7 @@ func TestUDP_DatagramInWhosePlaceARefusalWasReportedIsSent(t *testing.T) {
 				defer again.Close()
 				back = again
 			}
-			s.forward([]byte("second"))
+			s.forward(trainOf("second"))
 			expect(t, back, "second")
 			if ks := w.h.kinds(); !slices.Equal(ks, []AttemptKind{Accepted, Refused}) {
 				t.Errorf("attempts %v", ks)
@@ -158,9 +158,11 @@ func TestUDP_AnswerInHandDuringAMoveIsDropped(t *testing.T) {
 	where.Store(&freshAt)
 	s.wake()
 	s.attend()
-	s.answered(old, []byte("late"), nil)
-	s.answered(old, nil, unix.ECONNREFUSED)
-	s.answered(s.up.Load(), []byte("fresh"), nil)
+	b, late := trainOf("late")
+	s.answered(old, b, late)
+	s.unanswered(old, unix.ECONNREFUSED)
+	b, fresh := trainOf("fresh")
+	s.answered(s.up.Load(), b, fresh)
 	expect(t, client, "fresh")
 	if s.refused != nil {
 		t.Errorf("the old endpoint's refusal is held against the new one: %v", s.refused)

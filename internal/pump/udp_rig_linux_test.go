@@ -109,8 +109,8 @@ type udpWorld struct {
 }
 
 // serveUDPOn serves addr until the test ends, when everything must be given
-// back.
-func serveUDPOn(t *testing.T, addr string, l Listener, next func(*Flow, Attempt) Step) *udpWorld {
+// back; plain, when given, is udpConfig.Plain.
+func serveUDPOn(t *testing.T, addr string, l Listener, next func(*Flow, Attempt) Step, plain ...bool) *udpWorld {
 	t.Helper()
 	testnet.CheckLeaks(t)
 	fd, err := BindUDP(netip.MustParseAddrPort(addr))
@@ -120,7 +120,9 @@ func serveUDPOn(t *testing.T, addr string, l Listener, next func(*Flow, Attempt)
 	l.Network, l.FD = UDP, fd
 	w := &udpWorld{h: &udpHandler{next: next}}
 	w.free.Store(10000)
-	a, err := serveUDP(udpConfig{Listener: l, Handler: w.h, Acquire: w.acquire, Release: w.release})
+	a, err := serveUDP(udpConfig{
+		Listener: l, Handler: w.h, Acquire: w.acquire, Release: w.release, Plain: len(plain) > 0 && plain[0],
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -241,4 +243,13 @@ func ask(t *testing.T, c *net.UDPConn, p, want string) {
 func eventually(t *testing.T, cond func() bool) {
 	t.Helper()
 	testnet.Eventually(t, testnet.Patience, cond)
+}
+
+// trainOf is what a receive of these datagrams would give.
+func trainOf(ps ...string) (*udpBatch, *udpTrain) {
+	t := &udpTrain{}
+	for _, p := range ps {
+		t.msgs = append(t.msgs, udpMessage{p: []byte(p), size: len(p)})
+	}
+	return newUDPBatch(narrowBatch), t
 }

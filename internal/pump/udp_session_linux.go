@@ -33,12 +33,11 @@ const (
 // The read deadline of the socket is how its goroutine is interrupted, and is
 // set to when the session would be idle; it is not touched per datagram.
 type udpSession struct {
-	a     *udpAcceptor
-	key   udpKey
-	flow  Flow
-	to    unix.Sockaddr // the client, on the listening socket
-	from  []byte        // control message: the address that the client used
-	start time.Time
+	a      *udpAcceptor
+	key    udpKey
+	flow   Flow
+	client udpClient
+	start  time.Time
 
 	// up is nil once the session has ended. It is changed, and its descriptor
 	// used for sending, only under mu.
@@ -46,10 +45,10 @@ type udpSession struct {
 	woken atomic.Bool
 	cutBy atomic.Pointer[error]
 	last  atomic.Int64 // when a datagram passed, in nanoseconds since a.start
-	in    atomic.Uint64
-	out   atomic.Uint64
+	out   udpRoute     // to the client; but for what it carried, of run alone
 
 	mu      sync.Mutex // guards the following, and calls of the handler until the end
+	in      udpRoute   // to the endpoint; what it carried is free to read
 	leg     int        // of the last step, which up is connected to
 	refused error      // the endpoint's, not yet told to the handler
 	ended   bool
@@ -58,7 +57,8 @@ type udpSession struct {
 }
 
 func newUDPSession(a *udpAcceptor, key udpKey) *udpSession {
-	s := &udpSession{a: a, key: key, to: key.sockaddr(a.own.family), from: key.source(), start: time.Now()}
+	s := &udpSession{a: a, key: key, client: newUDPClient(key, a.own.family), start: time.Now()}
+	s.out = udpRoute{to: &s.client, segment: a.offload.longest()}
 	s.flow = Flow{Client: key.name(), engine: s}
 	s.touch()
 	return s
@@ -79,7 +79,9 @@ func (s *udpSession) cut(cause error) {
 
 func (s *udpSession) freeze() (State, error) { return State{}, ErrNotMovable }
 
-func (s *udpSession) counters() Counters { return Counters{In: s.in.Load(), Out: s.out.Load()} }
+func (s *udpSession) counters() Counters {
+	return Counters{In: s.in.carried.Load(), Out: s.out.carried.Load()}
+}
 
 // interrupt wakes run. A socket that replaces this one at the same moment is
 // noticed by run, which then looks for why it may have been woken.
@@ -104,9 +106,10 @@ func (s *udpSession) open() bool {
 	return !s.ended
 }
 
-// forward passes a client's datagram on or drops it; false when the session
-// had ended before.
-func (s *udpSession) forward(p []byte) bool {
+// forward passes a client's datagrams on or drops them; false when the session
+// had ended before. If it ends on the way, it leaves those that are the next
+// session's.
+func (s *udpSession) forward(b *udpBatch, t *udpTrain) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ended {
@@ -116,38 +119,48 @@ func (s *udpSession) forward(p []byte) bool {
 	if s.refused != nil {
 		s.askAfterRefusal(s.refused)
 	}
-	if err := s.send(p); err != nil {
-		s.a.dropped.Add(1)
-	}
+	s.send(b, t)
 	return true
 }
 
 // send needs mu. An error that ICMP brought for an earlier datagram is
 // reported instead of sending this one (udp(7)), which therefore is sent
 // again, to wherever the handler now says.
-func (s *udpSession) send(p []byte) (err error) {
-	for range maxSends {
+func (s *udpSession) send(b *udpBatch, t *udpTrain) {
+	fails, at := 0, t.at
+	for !t.done() {
 		up := s.up.Load()
 		if up == nil {
-			return s.err
+			s.a.dropped.Add(1)
+			t.drop()
+			return
 		}
-		err = unix.Sendto(up.fd, p, unix.MSG_NOSIGNAL, nil)
-		switch {
-		case err == nil:
-			s.in.Add(uint64(len(p)))
-			return nil
-		case isRefusal(err):
-			s.askAfterRefusal(err)
-		case errors.Is(err, unix.EMSGSIZE), errors.Is(err, unix.EINTR):
-			// Too long for the path, or an earlier one was.
-		case isUDPShortage(err):
-			return err
-		default:
-			// The next datagram begins anew, with another socket.
-			s.end(CauseEnded, fmt.Errorf("send to %s: %w", up.addr, err))
+		err := b.tx.send(up.fd, &s.in, t)
+		if err == nil {
+			return
+		}
+		if t.at != at {
+			fails, at = 0, t.at
+		}
+		fails++
+		s.failed(up, err)
+		if fails == maxSends || isUDPShortage(err) {
+			s.a.dropped.Add(int64(b.tx.drop(t)))
 		}
 	}
-	return err
+}
+
+// failed needs mu.
+func (s *udpSession) failed(up *upstream, err error) {
+	switch {
+	case isRefusal(err):
+		s.askAfterRefusal(err)
+	case errors.Is(err, unix.EMSGSIZE), errors.Is(err, unix.EINTR), isUDPShortage(err):
+		// Too long for the path, or an earlier one was.
+	default:
+		// The next datagram begins anew, with another socket.
+		s.end(CauseEnded, fmt.Errorf("send to %s: %w", up.addr, err))
+	}
 }
 
 func isUDPShortage(err error) bool { return errors.Is(err, unix.EAGAIN) || IsShortage(err) }
@@ -199,7 +212,7 @@ func (s *udpSession) connect(legs []Leg) (done bool, shortage error) {
 		legs[i].Err = ErrNotTried
 	}
 	for i := range legs {
-		if up := s.up.Load(); up != nil && up.addr == legs[i].Addr {
+		if up := s.up.Load(); up != nil && up.addr == legs[i].Addr && legs[i].Refuse == nil {
 			s.leg, legs[i].Err = i, nil
 			return true, nil
 		}
@@ -212,7 +225,7 @@ func (s *udpSession) connect(legs []Leg) (done bool, shortage error) {
 			if err := up.file.SetReadDeadline(s.idleAt()); err != nil {
 				return false, errors.Join(fmt.Errorf("watch udp socket: %w", err), up.file.Close())
 			}
-			s.leg, s.refused = i, nil
+			s.leg, s.refused, s.in.segment = i, nil, s.a.offload.longest()
 			s.up.Store(up)
 			return true, nil
 		case isUDPShortage(err) && !errors.Is(err, unix.EADDRNOTAVAIL):
@@ -254,13 +267,15 @@ func (s *udpSession) run() {
 			break
 		}
 		s.attend()
+		out.up, out.err = up, nil
 		err := up.raw.Read(take)
 		if err == nil {
 			err = out.err
 		}
-		s.answered(up, out.datagram(), err)
+		if err != nil {
+			s.unanswered(up, err)
+		}
 	}
-	out.release()
 	s.finish()
 }
 
@@ -289,51 +304,42 @@ func (s *udpSession) attend() {
 	}
 }
 
-// answered passes one datagram on to the client, or looks at why there was
-// none. After a move it does neither: that is a late answer.
-func (s *udpSession) answered(up *upstream, p []byte, err error) {
+// answered passes answers on to the client, from the address that it used.
+// After a move they are late and not passed on. The client's troubles are not
+// the session's end: UDP clients come and go without a word. This runs while
+// the socket is in use, which Close waits for, so it must not take mu.
+func (s *udpSession) answered(up *upstream, b *udpBatch, t *udpTrain) {
+	s.touch()
+	for s.up.Load() == up && !t.done() {
+		if err := b.tx.send(s.a.fd, &s.out, t); err != nil {
+			s.a.dropped.Add(int64(b.tx.drop(t)))
+		}
+	}
+}
+
+// unanswered looks at why there was no answer, unless that is because of a
+// move.
+func (s *udpSession) unanswered(up *upstream, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	switch {
 	case s.up.Load() != up:
-	case err == nil:
-		s.reply(p)
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		s.rest(up)
 	case isRefusal(err):
-		s.mu.Lock()
-		if s.up.Load() == up {
-			s.refused = err
-		}
-		s.mu.Unlock()
+		s.refused = err
 	case errors.Is(err, unix.EMSGSIZE), errors.Is(err, unix.EINTR):
 		// A router's word on the length of an earlier datagram.
 	default:
-		s.mu.Lock()
-		if s.up.Load() == up {
-			s.end(CauseEnded, fmt.Errorf("receive from %s: %w", up.addr, err))
-		}
-		s.mu.Unlock()
+		s.end(CauseEnded, fmt.Errorf("receive from %s: %w", up.addr, err))
 	}
 }
 
-// reply answers from the address that the client used. The client's troubles
-// are not the session's end: UDP clients come and go without a word.
-func (s *udpSession) reply(p []byte) {
-	s.touch()
-	if _, err := unix.SendmsgN(s.a.fd, p, s.from, s.to, unix.MSG_NOSIGNAL); err != nil {
-		s.a.dropped.Add(1)
-		return
-	}
-	s.out.Add(uint64(len(p)))
-}
-
-// rest ends an idle session, or sets the deadline to when it will be idle. The
+// rest needs mu. It ends an idle session, or sets the deadline to when it will be idle. The
 // deadline comes before attend looks for what else it was used for: the other
 // way round an interruption would be overwritten and lost.
 func (s *udpSession) rest(up *upstream) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	switch at := s.idleAt(); {
-	case s.up.Load() != up:
 	case time.Now().Before(at):
 		_ = up.file.SetReadDeadline(at)
 	case s.cutBy.Load() == nil:
@@ -353,40 +359,4 @@ func (s *udpSession) finish() {
 		Cause: s.cause, Err: s.err, Counters: s.counters(),
 		Started: s.start, Duration: time.Since(s.start),
 	})
-}
-
-// udpOutput is what a session's goroutine has in hand.
-type udpOutput struct {
-	s   *udpSession
-	buf *[maxDatagram]byte // nil while waiting
-	n   int
-	err error
-}
-
-// receive is called by the runtime when the socket is readable, and first of
-// all to find out. False waits.
-func (o *udpOutput) receive(fd uintptr) bool {
-	if o.buf == nil {
-		o.buf = o.s.a.buffers.get()
-	}
-	o.n, o.err = unix.Read(int(fd), o.buf[:])
-	if !errors.Is(o.err, unix.EAGAIN) {
-		return true
-	}
-	o.release()
-	return false
-}
-
-func (o *udpOutput) datagram() []byte {
-	if o.buf == nil || o.err != nil {
-		return nil
-	}
-	return o.buf[:o.n]
-}
-
-func (o *udpOutput) release() {
-	if o.buf != nil {
-		o.s.a.buffers.put(o.buf)
-		o.buf = nil
-	}
 }

@@ -1,15 +1,12 @@
 package pump
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"strconv"
-	"sync"
 	"syscall"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -59,22 +56,6 @@ func askLocalAddress(fd, family int) error {
 	return err
 }
 
-// maxDatagram is above the longest payload of UDP: 65,507 bytes over IPv4 and
-// 65,527 over IPv6.
-const maxDatagram = 65535
-
-// udpBuffers lends buffers for the moment in which a datagram passes: an idle
-// session has none.
-type udpBuffers struct{ pool sync.Pool }
-
-func newUDPBuffers() *udpBuffers {
-	return &udpBuffers{sync.Pool{New: func() any { return new([maxDatagram]byte) }}}
-}
-
-func (b *udpBuffers) get() *[maxDatagram]byte { return b.pool.Get().(*[maxDatagram]byte) }
-
-func (b *udpBuffers) put(p *[maxDatagram]byte) { b.pool.Put(p) }
-
 // udpKey tells sessions apart. The local address belongs to it because a
 // client may use two addresses of ours from one socket, and each answer must
 // come from the one that was asked.
@@ -90,98 +71,6 @@ func (k udpKey) name() netip.AddrPort {
 		return k.client
 	}
 	return netip.AddrPortFrom(k.client.Addr().WithZone(strconv.FormatUint(uint64(k.scope), 10)), k.client.Port())
-}
-
-// sockaddr is where answers go, on a listening socket of that family.
-func (k udpKey) sockaddr(family int) unix.Sockaddr {
-	if family == unix.AF_INET {
-		return &unix.SockaddrInet4{Port: int(k.client.Port()), Addr: k.client.Addr().As4()}
-	}
-	return &unix.SockaddrInet6{Port: int(k.client.Port()), Addr: k.client.Addr().As16(), ZoneId: k.scope}
-}
-
-// source is the control message that makes an answer leave from the address
-// that the client used. No interface is named, so that the route decides,
-// unless the address means nothing without one.
-func (k udpKey) source() []byte {
-	switch {
-	case !k.local.IsValid():
-		return nil
-	case k.local.Is4():
-		return unix.PktInfo4(&unix.Inet4Pktinfo{Spec_dst: k.local.As4()})
-	case k.local.IsLinkLocalUnicast():
-		return unix.PktInfo6(&unix.Inet6Pktinfo{Addr: k.local.As16(), Ifindex: k.scope})
-	}
-	return unix.PktInfo6(&unix.Inet6Pktinfo{Addr: k.local.As16()})
-}
-
-// udpReceiver reads one datagram at a time with its two addresses, without
-// allocating: unix.Recvmsg makes a Sockaddr each time.
-type udpReceiver struct {
-	name [unix.SizeofSockaddrInet6]byte
-	oob  [256]byte
-	iov  unix.Iovec
-	msg  unix.Msghdr
-}
-
-// receive fills p. Its errors are bare errnos.
-func (r *udpReceiver) receive(fd int, p []byte) (n int, key udpKey, err error) {
-	r.iov.Base = &p[0]
-	r.iov.SetLen(len(p))
-	r.msg = unix.Msghdr{Name: &r.name[0], Namelen: uint32(len(r.name)), Iov: &r.iov, Control: &r.oob[0]}
-	r.msg.SetIovlen(1)
-	r.msg.SetControllen(len(r.oob))
-	got, _, errno := unix.Syscall(unix.SYS_RECVMSG, uintptr(fd), uintptr(unsafe.Pointer(&r.msg)), 0)
-	if errno != 0 {
-		return 0, key, errno
-	}
-	if r.msg.Flags&unix.MSG_TRUNC != 0 {
-		return 0, key, unix.EMSGSIZE
-	}
-	key.client, key.scope = parseSockaddr(r.name[:r.msg.Namelen])
-	if !key.client.IsValid() {
-		return 0, key, unix.EAFNOSUPPORT
-	}
-	key.local = parseLocal(r.oob[:r.msg.Controllen])
-	return int(got), key, nil
-}
-
-// parseSockaddr reads a sockaddr_in or sockaddr_in6 (ip(7), ipv6(7)); another
-// family gives the zero address.
-func parseSockaddr(b []byte) (netip.AddrPort, uint32) {
-	if len(b) < 2 {
-		return netip.AddrPort{}, 0
-	}
-	switch family := binary.NativeEndian.Uint16(b); {
-	case family == unix.AF_INET && len(b) >= 8:
-		return netip.AddrPortFrom(netip.AddrFrom4([4]byte(b[4:8])), binary.BigEndian.Uint16(b[2:])), 0
-	case family == unix.AF_INET6 && len(b) >= unix.SizeofSockaddrInet6:
-		a := netip.AddrFrom16([16]byte(b[8:24])).Unmap()
-		return netip.AddrPortFrom(a, binary.BigEndian.Uint16(b[2:])), binary.NativeEndian.Uint32(b[24:])
-	}
-	return netip.AddrPort{}, 0
-}
-
-// parseLocal finds the own address in control messages. A multicast group is
-// none: nothing can be sent from it.
-func parseLocal(b []byte) (local netip.Addr) {
-	for len(b) >= unix.SizeofCmsghdr {
-		h, data, rest, err := unix.ParseOneSocketControlMessage(b)
-		if err != nil {
-			return netip.Addr{}
-		}
-		switch {
-		case h.Level == unix.IPPROTO_IP && h.Type == unix.IP_PKTINFO && len(data) >= 12:
-			return netip.AddrFrom4([4]byte(data[4:8])) // ipi_spec_dst
-		case h.Level == unix.IPPROTO_IPV6 && h.Type == unix.IPV6_PKTINFO && len(data) >= 16:
-			local = netip.AddrFrom16([16]byte(data[:16])).Unmap()
-		}
-		b = rest
-	}
-	if local.IsMulticast() {
-		return netip.Addr{}
-	}
-	return local
 }
 
 // udpOwn is the address of the listening socket, as far as it matters for
@@ -242,15 +131,19 @@ type upstream struct {
 	fd   int            // of file; valid until file is closed
 	file *os.File
 	raw  syscall.RawConn
+	// merging is of the goroutine that reads.
+	merging bool
 }
 
 func dialUDP(leg *Leg, own udpOwn) (*upstream, error) {
+	if leg.Refuse != nil {
+		leg.begin()
+		return nil, leg.Refuse
+	}
 	if leg.Network != UDP || leg.Open != nil || len(leg.Prefix) > 0 || !leg.Addr.IsValid() {
 		return nil, fmt.Errorf("connect udp %s: a UDP session takes plain UDP legs only", leg.Addr)
 	}
-	if leg.Begin != nil {
-		leg.Begin()
-	}
+	leg.begin()
 	addr := netip.AddrPortFrom(leg.Addr.Addr().Unmap(), leg.Addr.Port())
 	fd, err := udpSocket(addr.Addr())
 	if err == nil {
@@ -302,4 +195,13 @@ func isRefusal(err error) bool {
 		}
 	}
 	return false
+}
+
+// merge lets the kernel hand over answers merged. It is a system call, which a
+// session of one question and one answer does not need.
+func (up *upstream) merge(o udpOffload) {
+	if o.merge && !up.merging {
+		up.merging = true
+		_ = mergeUDP(up.fd) // without it they come one by one
+	}
 }
