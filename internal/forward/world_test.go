@@ -35,7 +35,7 @@ type world struct {
 func newWorld(t *testing.T, change func(*spec.Options), targets ...string) *world {
 	t.Helper()
 	testnet.CheckLeaks(t)
-	engine, err := pump.NewNet(pump.Config{})
+	engine, err := pump.NewEpoll(pump.Config{})
 	if err != nil {
 		t.Fatal(err)
 	}
