@@ -286,8 +286,9 @@ func (l *loop) letGo(src *sideState) {
 // and each has all of the other's bytes, closing says it: one call less.
 func (l *loop) passEnd(f *epollFlow, from uint8) {
 	src, dst := &f.s.side[from], &f.s.side[1-from]
+	last := dst.has(passed) && l.allDelivered(f)
 	src.set(passed)
-	if dst.has(passed) && l.allDelivered(f) {
+	if last {
 		l.end(f, ending{cause: CauseEOF})
 		return
 	}

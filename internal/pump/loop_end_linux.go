@@ -82,8 +82,11 @@ func (f *epollFlow) brokeCause() Cause {
 // FIN. On a unix socket what was written has arrived.
 func (l *loop) allDelivered(f *epollFlow) bool {
 	for i := range f.s.side {
-		p := &f.s.side[i]
-		if p.has(plainTCP) && l.k.undelivered(int(p.fd)) > 1 {
+		p, fin := &f.s.side[i], 0
+		if f.s.side[1-i].has(passed) {
+			fin = 1
+		}
+		if p.has(plainTCP) && l.k.undelivered(int(p.fd)) > fin {
 			return false
 		}
 	}
