@@ -43,8 +43,7 @@ func (l *loop) openGate(f *epollFlow) bool {
 		n, errno := l.read(e)
 		switch {
 		case n > 0 || e.has(ended) || errno != 0 && errno != unix.EAGAIN:
-			early := n == 0 && l.now-s.since <= int64(EarlyClose) && !c.has(finished|failed)
-			if early {
+			if n == 0 && l.isEarly(f) {
 				l.closedEarly(f, e.has(ended) && !e.has(failed))
 				return false
 			}
@@ -54,10 +53,46 @@ func (l *loop) openGate(f *epollFlow) bool {
 			}
 		}
 	}
+	if s.has(gated) && c.held > 0 && !l.sendPrefix(f) {
+		return false
+	}
 	if c.has(readable) && !s.has(settling) {
 		s.clear(gated)
 	}
 	return !s.has(gated)
+}
+
+// isEarly tells whether another endpoint may make good that this one closes, no
+// byte having moved.
+func (l *loop) isEarly(f *epollFlow) bool {
+	return l.now-f.s.since <= int64(EarlyClose) && !f.s.side[client].has(finished|failed)
+}
+
+// sendPrefix writes what is left of the leg's prefix, which waits for no byte
+// of the client's: the endpoint may wait for it before it speaks. It returns
+// false when the flow has another step.
+func (l *loop) sendPrefix(f *epollFlow) bool {
+	c, e := &f.s.side[client], &f.s.side[endpoint]
+	for c.held > 0 && e.has(writable) {
+		n, errno := l.flushSome(c, e)
+		switch {
+		case errno == unix.EAGAIN:
+			e.clear(writable)
+		case errno != 0 && l.isEarly(f):
+			l.closedEarly(f, false)
+			return false
+		case errno != 0:
+			f.s.clear(gated | settling)
+			l.breakSide(f, endpoint, broke(errno))
+			return true
+		}
+		c.held -= int32(n)
+		l.count(f, client, n)
+	}
+	if c.held == 0 {
+		l.letGo(c)
+	}
+	return true
 }
 
 // closedEarly asks the handler about an endpoint that closed before a byte
@@ -66,6 +101,8 @@ func (l *loop) closedEarly(f *epollFlow, inOrder bool) {
 	e := &f.s.side[endpoint]
 	l.k.close(int(e.fd))
 	e.reset()
+	l.letGo(&f.s.side[client]) // the rest of a prefix
+	f.prefix = 0
 	f.s.clear(gated | settling)
 	why := ErrReset
 	if inOrder {
