@@ -1,0 +1,115 @@
+package pump
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"runtime"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// TestSimulation plays random schedules of a simulated kernel, network and
+// peers to the loop, each from a seed, for as long as LEGATE_SIM says, on all
+// cores. LEGATE_SIM_SEED=n plays one seed and tells its story. A failure is
+// made as small as it gets before it is told.
+func TestSimulation(t *testing.T) {
+	pattern := newSimPattern()
+	if s := os.Getenv("LEGATE_SIM_SEED"); s != "" {
+		seed, err := strconv.ParseUint(s, 10, 64)
+		if err != nil {
+			t.Fatalf("LEGATE_SIM_SEED=%q is no seed: %v", s, err)
+		}
+		simSeed(t, seed, pattern)
+		return
+	}
+	long := simDuration(t)
+	base := rand.Uint64() >> 16
+	start := time.Now()
+	var next, turns atomic.Uint64
+	var failed atomic.Bool
+	var workers sync.WaitGroup
+	for range runtime.GOMAXPROCS(0) {
+		workers.Go(func() {
+			for !failed.Load() && time.Since(start) < long {
+				seed := base + next.Add(1)
+				n, failure := trySim(seed, pattern)
+				turns.Add(uint64(n))
+				if failure != nil && failed.CompareAndSwap(false, true) {
+					simSeed(t, seed, pattern)
+				}
+			}
+		})
+	}
+	workers.Wait()
+	took := time.Since(start)
+	t.Logf("%d schedules, %d turns of the loop, from seed %d in %v: %.0f schedules a second", next.Load(), turns.Load(), base+1, took.Round(time.Second), float64(next.Load())/took.Seconds())
+}
+
+// simDuration is LEGATE_SIM, or what fits into an ordinary run.
+func simDuration(t *testing.T) time.Duration {
+	if s := os.Getenv("LEGATE_SIM"); s != "" {
+		d, err := time.ParseDuration(s)
+		if err != nil || d <= 0 {
+			t.Fatalf("LEGATE_SIM=%q is no duration (%v), write LEGATE_SIM=1h", s, err)
+		}
+		return d
+	}
+	if testing.Short() {
+		return 2 * time.Second
+	}
+	return 20 * time.Second
+}
+
+// simSeed plays one seed; when it fails it shrinks what was drawn and tells the
+// story of what is left.
+func simSeed(t *testing.T, seed uint64, pattern *simPattern) {
+	t.Helper()
+	c, failure := runSim(seed, pattern)
+	if failure == nil {
+		t.Logf("seed %d passes", seed)
+		return
+	}
+	small := shrinkSim(c, failure.kind, pattern)
+	s, shrunk := playSim(playSimDraws(small.plan), playSimDraws(small.play), pattern, true)
+	t.Errorf("seed %d: %v\n\nas small as it gets (%d of %d choices):\n%s\n%v\n\nreplay: LEGATE_SIM_SEED=%d go test ./internal/pump -run TestSimulation",
+		seed, failure, len(small.plan)+len(small.play), len(c.plan)+len(c.play), s.w.story(), shrunk, seed)
+}
+
+// TestSimulation_Seeds plays schedules that once found something, or nearly so.
+func TestSimulation_Seeds(t *testing.T) {
+	pattern := newSimPattern()
+	for _, c := range []struct {
+		seed uint64
+		why  string
+	}{
+		{1, "the plainest there is"},
+	} {
+		t.Run(fmt.Sprint(c.seed), func(t *testing.T) {
+			if _, failure := runSim(c.seed, pattern); failure != nil {
+				t.Logf("found before: %s", c.why)
+				simSeed(t, c.seed, pattern)
+			}
+		})
+	}
+}
+
+// TestSimulation_Replays plays seeds twice: not a choice may differ, and a list
+// of choices must lead where its seed did.
+func TestSimulation_Replays(t *testing.T) {
+	pattern := newSimPattern()
+	for seed := range uint64(50) {
+		a, b := tellSim(seed, pattern), tellSim(seed, pattern)
+		if a != b {
+			t.Fatalf("seed %d tells two stories:\n%s\n\n%s", seed, a, b)
+		}
+	}
+}
+
+func tellSim(seed uint64, pattern *simPattern) string {
+	s, failure := playSim(newSimDraws(seed, 1), newSimDraws(seed, 2), pattern, true)
+	return fmt.Sprint(s.w.story(), failure)
+}
