@@ -11,7 +11,7 @@ help:
 	@echo 'make test    the whole suite, race detector on; first installs what it lacks, where it may'
 	@echo '             SIM=1h: only the simulated kernel; SOAK=30m: only the strain tests, the soak that long'
 	@echo 'make lint    gofmt, go vet, golangci-lint'
-	@echo 'make bench   CPU cost of Legate beside HAProxy and a direct connection'
+	@echo 'make bench   what Legate costs beside HAProxy, nginx, socat, Go and no proxy; QUICK=1 to try it'
 	@echo 'make image   the image legate:latest on the engine of DOCKER_HOST, without a registry'
 	@echo 'make clean   remove bin/ (built tools and engines stay in the cache folder)'
 
@@ -30,7 +30,7 @@ lint:
 	@test/setup/lint.sh
 
 bench: build
-	@test/setup/packages.sh haproxy
+	@test/setup/packages.sh haproxy nginx /usr/lib/nginx/modules/ngx_stream_module.so socat strace
 	@go run ./test/bench
 
 # The classic builder, which every engine has, does not set TARGETARCH itself.

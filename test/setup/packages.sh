@@ -20,8 +20,10 @@ needs() {
 		iptables|iptables|published ports of those Docker engines
 		dnsmasq|dnsmasq-base|a DNS server behind a UDP link
 		busybox|busybox-static|a shell in the test images
-		haproxy|haproxy|the proxy that the benchmarks compare with
-		strace|strace|proof that bulk data is spliced
+		haproxy|haproxy|a proxy that the benchmarks compare with
+		nginx|nginx|a proxy that the benchmarks compare with
+		/usr/lib/nginx/modules/ngx_stream_module.so|libnginx-mod-stream|nginx as a proxy of streams
+		strace|strace|proof that bulk data is spliced, and counts of system calls
 		gcc|gcc|the race detector and runc
 		/usr/include/stdlib.h|libc6-dev|the race detector and runc
 		/usr/include/seccomp.h|libseccomp-dev|runc for the current Docker engine

@@ -1,0 +1,258 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"legate/test/bench/load"
+	"legate/test/bench/machine"
+	"legate/test/bench/peers"
+)
+
+// campaign is one run of the benchmark: as many rounds as its rows want.
+type campaign struct {
+	options
+	out    io.Writer
+	config peers.Config
+	dir    string // for files of proxies
+	rows   []row
+	peers  []peers.Peer
+	noise  *machine.Noise
+	began  time.Time
+	longer time.Duration // the last full round
+	result *result
+}
+
+func newCampaign(o options, c peers.Config, out io.Writer) (*campaign, error) {
+	dir, err := os.MkdirTemp("", "legate-bench-")
+	if err != nil {
+		return nil, fmt.Errorf("make a folder: %w", err)
+	}
+	// Workers of nginx have fewer rights and read their files here.
+	if err := os.Chmod(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("make a folder: %w", err)
+	}
+	b := &campaign{options: o, out: out, config: c, dir: dir, began: time.Now()}
+	for _, r := range rows(o.Full, o.Quick) {
+		if o.Rows == nil || slices.Contains(o.Rows, r.Name) {
+			if o.Rounds > 0 {
+				r.Rounds = o.Rounds
+			}
+			b.rows = append(b.rows, r)
+		}
+	}
+	for _, p := range peers.List(c) {
+		// Without the direct connection nobody knows what the machine does by itself.
+		if o.Peers == nil || slices.Contains(o.Peers, p.Name) || p.Name == peers.Direct || p.Name == c.OtherName {
+			b.peers = append(b.peers, p)
+		}
+	}
+	b.result = newResult(o, b.rows)
+	return b, nil
+}
+
+func (b *campaign) close() { os.RemoveAll(b.dir) }
+
+func (b *campaign) run(ctx context.Context) (*result, error) {
+	if !b.Quick {
+		fmt.Fprintln(b.out, "looking how fast this machine is when nothing else runs")
+		b.noise = machine.NewNoise()
+		b.result.Machine.Spin = b.noise.Reference
+	}
+	if err := b.calibrate(ctx); err != nil {
+		return nil, err
+	}
+	if err := b.trace(ctx); err != nil {
+		return nil, err
+	}
+	for number := 1; ; number++ {
+		lacking := b.result.lacking()
+		if len(lacking) == 0 || number > b.most() {
+			break
+		}
+		if spent := time.Since(b.began); number > 1 && spent+b.longer > b.Limit {
+			fmt.Fprintf(b.out, "stopped after %d rounds: another would take it over %s\n", number-1, b.Limit)
+			break
+		}
+		if err := b.round(ctx, number, lacking); err != nil {
+			return nil, err
+		}
+	}
+	b.result.complete(b.peers)
+	return b.result, nil
+}
+
+// most is how many rounds there may be: as many again as are wanted, for those
+// that do not count.
+func (b *campaign) most() (n int) {
+	for _, r := range b.rows {
+		n = max(n, 2*r.Rounds)
+	}
+	return n
+}
+
+// round takes the peers in an order of its own: in turn forwards and
+// backwards, and each time another one first.
+func (b *campaign) round(ctx context.Context, number int, lacking []row) error {
+	began := time.Now()
+	err := b.ask(ctx, task{Number: number, What: measure, Rows: lacking, Peers: b.order(number), Noise: b.noise}, b.note)
+	if len(lacking) == len(b.rows) || b.longer == 0 {
+		b.longer = time.Since(began)
+	}
+	return err
+}
+
+func (b *campaign) order(number int) (names []string) {
+	for _, p := range b.peers {
+		if !p.Seldom || number%2 == 1 {
+			names = append(names, p.Name)
+		}
+	}
+	first := number / 2 % len(names)
+	names = slices.Concat(names[first:], names[:first])
+	if number%2 == 0 {
+		slices.Reverse(names)
+	}
+	return names
+}
+
+// note keeps what a round says, and shows how far it is.
+func (b *campaign) note(number int, e event) {
+	switch {
+	case e.Fact != nil:
+		if b.result.fact(*e.Fact) {
+			fmt.Fprintf(b.out, "%s: %s\n", e.Fact.Peer, e.Fact.Note)
+		}
+	case e.Sample != nil:
+		b.result.Samples = append(b.result.Samples, *e.Sample)
+	case e.Block != nil:
+		fmt.Fprintln(b.out, b.result.progress(*e.Block, number, time.Since(b.began), b.left(number)))
+	}
+}
+
+// left guesses from the rounds so far.
+func (b *campaign) left(number int) time.Duration {
+	rounds := 0
+	for _, r := range b.rows {
+		rounds = max(rounds, r.Rounds)
+	}
+	if b.longer == 0 || rounds < number {
+		return 0
+	}
+	return b.longer * time.Duration(rounds-number+1)
+}
+
+// calibrate finds the rate of every row: a share of the most that the slowest
+// of the proxies does.
+func (b *campaign) calibrate(ctx context.Context) error {
+	known := rows(false, b.Quick)
+	var list []row
+	for _, r := range b.rows {
+		i := slices.IndexFunc(known, func(k row) bool { return k.Name == r.calibrated() })
+		if r.Kind != kindMemory && r.Share > 0 && !slices.ContainsFunc(list, func(k row) bool { return k.Name == known[i].Name }) {
+			list = append(list, known[i])
+		}
+	}
+	if len(list) == 0 {
+		return nil
+	}
+	fmt.Fprintln(b.out, "looking for the rate that every proxy can do")
+	var names []string
+	for _, p := range b.peers {
+		if p.Command != nil {
+			names = append(names, p.Name)
+		}
+	}
+	err := b.ask(ctx, task{What: calibrate, Rows: list, Peers: names}, func(_ int, e event) {
+		if e.Fact != nil {
+			b.note(0, e)
+		}
+		if e.Sample != nil {
+			b.result.maximum(*e.Sample)
+		}
+	})
+	if err != nil {
+		return err
+	}
+	b.result.setRates()
+	return nil
+}
+
+// trace counts system calls, where strace is.
+func (b *campaign) trace(ctx context.Context) error {
+	if _, err := exec.LookPath("strace"); err != nil || b.Rows != nil && !slices.ContainsFunc(b.Rows, isTraced) {
+		return nil
+	}
+	fmt.Fprintln(b.out, "counting system calls")
+	var names []string
+	for _, p := range b.peers {
+		names = append(names, p.Name)
+	}
+	return b.ask(ctx, task{What: trace, Rows: traced(), Peers: names}, func(_ int, e event) {
+		if e.Calls != nil {
+			b.result.Calls = append(b.result.Calls, *e.Calls)
+		}
+	})
+}
+
+func isTraced(name string) bool {
+	return slices.ContainsFunc(traced(), func(r row) bool { return r.Name == name })
+}
+
+// ask has a round in a network namespace of its own do something, and hands on
+// what it says.
+func (b *campaign) ask(ctx context.Context, t task, take func(int, event)) error {
+	t.Config, t.Dir = b.config, b.dir
+	question, err := json.Marshal(t)
+	if err != nil {
+		return fmt.Errorf("write task: %w", err)
+	}
+	cmd := exec.CommandContext(ctx, b.config.Self, roleRound)
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.WaitDelay = 10 * time.Second
+	cmd.SysProcAttr = ownNetwork()
+	cmd.Stdin = bytes.NewReader(question)
+	var said bytes.Buffer
+	cmd.Stderr = &said
+	answers, err := cmd.StdoutPipe()
+	if err != nil {
+		return fmt.Errorf("start round: %w", err)
+	}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("start round in a namespace (root, or user namespaces): %w", err)
+	}
+	lines := json.NewDecoder(answers)
+	for {
+		var e event
+		if err = lines.Decode(&e); err != nil {
+			break
+		}
+		take(t.Number, e)
+	}
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	if waited := cmd.Wait(); waited != nil || ctx.Err() != nil {
+		return errors.Join(context.Cause(ctx), errors.New("round: "+strings.TrimPrefix(strings.TrimSpace(said.String()), "error: ")), waited)
+	}
+	return err
+}
+
+// rateOf is a row's rate of requests, or of bursts of datagrams.
+func rateOf(r row, most load.Result) float64 {
+	per := most.Units / most.Wall.Seconds() / r.Shape.Units
+	if r.Kind == kindUDP {
+		per /= load.Burst
+	}
+	return per * r.Share
+}

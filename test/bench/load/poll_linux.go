@@ -1,0 +1,74 @@
+package load
+
+import (
+	"errors"
+	"fmt"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// poll is an epoll set with its events; descriptors are watched level-triggered.
+type poll struct {
+	fd     int
+	events [128]unix.EpollEvent
+}
+
+func newPoll() (*poll, error) {
+	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("create epoll: %w", err)
+	}
+	return &poll{fd: fd}, nil
+}
+
+func (p *poll) close() { unix.Close(p.fd) }
+
+// add watches fd; events about it come back with key.
+func (p *poll) add(fd, key int, events uint32) error {
+	return p.control(unix.EPOLL_CTL_ADD, fd, key, events)
+}
+
+func (p *poll) change(fd, key int, events uint32) error {
+	return p.control(unix.EPOLL_CTL_MOD, fd, key, events)
+}
+
+func (p *poll) control(op, fd, key int, events uint32) error {
+	e := unix.EpollEvent{Events: events, Fd: int32(key)}
+	if err := unix.EpollCtl(p.fd, op, fd, &e); err != nil {
+		return fmt.Errorf("watch descriptor: %w", err)
+	}
+	return nil
+}
+
+// wait waits for at most timeout, or for ever when that is negative. Not
+// epoll_wait, whose milliseconds would be the clock of the load.
+func (p *poll) wait(timeout time.Duration) ([]unix.EpollEvent, error) {
+	var limit *unix.Timespec
+	if timeout >= 0 {
+		ts := unix.NsecToTimespec(int64(timeout))
+		limit = &ts
+	}
+	n, _, errno := unix.Syscall6(unix.SYS_EPOLL_PWAIT2, uintptr(p.fd), uintptr(unsafe.Pointer(&p.events)), uintptr(len(p.events)), uintptr(unsafe.Pointer(limit)), 0, 0)
+	if errors.Is(errno, unix.EINTR) {
+		return nil, nil
+	}
+	if errno != 0 {
+		return nil, fmt.Errorf("wait for events (Linux 5.11 or later): %w", errno)
+	}
+	return p.events[:n], nil
+}
+
+// exactTimers asks for time-outs without the slack of 50 us that threads have
+// by default (man 2const PR_SET_TIMERSLACK): it would be in every latency. The
+// calling goroutine is locked to its thread.
+func exactTimers() error {
+	if err := unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("set timer slack: %w", err)
+	}
+	return nil
+}
+
+// again tells that a call on a descriptor has to wait for the next event.
+func again(err error) bool { return errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR) }

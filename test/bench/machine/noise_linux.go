@@ -1,0 +1,81 @@
+package machine
+
+import (
+	"runtime"
+	"slices"
+	"sync"
+	"time"
+)
+
+// Spin times the same piece of work on every CPU at once and returns the
+// slowest CPU's median: it takes longer when the clock goes down, and when
+// something else runs there.
+func Spin() time.Duration {
+	cpus := runtime.NumCPU()
+	took := make([]time.Duration, cpus)
+	var all sync.WaitGroup
+	for cpu := range cpus {
+		all.Go(func() { took[cpu] = spinOn(cpu) })
+	}
+	all.Wait()
+	return slices.Max(took)
+}
+
+const (
+	spinTimes = 5
+	spinSteps = 2_000_000
+)
+
+// spinOn leaves its thread locked, so that the runtime ends it: nothing else
+// shall inherit the affinity.
+func spinOn(cpu int) time.Duration {
+	runtime.LockOSThread()
+	_ = pin(cpu) // not allowed: the work is timed wherever it runs
+	took := make([]time.Duration, spinTimes)
+	for i := range took {
+		start := time.Now()
+		work(spinSteps)
+		took[i] = time.Since(start)
+	}
+	slices.Sort(took)
+	return took[spinTimes/2]
+}
+
+// work is a chain of steps each of which needs the one before.
+//
+//go:noinline
+func work(steps int) (x uint64) {
+	x = 88172645463325252
+	for range steps {
+		x ^= x << 13
+		x ^= x >> 7
+		x ^= x << 17
+	}
+	return x
+}
+
+// Noise watches whether the machine is the benchmark's alone.
+type Noise struct {
+	Reference time.Duration // of [Spin], on a quiet machine
+}
+
+// Limits beyond which what was measured is void.
+const (
+	StealLimit = .01
+	SpinLimit  = .05
+)
+
+// NewNoise takes the fastest of some runs as what the machine can do.
+func NewNoise() *Noise {
+	n := &Noise{Reference: Spin()}
+	for range 15 {
+		n.Reference = min(n.Reference, Spin())
+	}
+	return n
+}
+
+// Quiet tells whether a measurement between two runs of [Spin] counts.
+func (n *Noise) Quiet(before, after time.Duration, stolen float64) bool {
+	slow := float64(max(before, after)) / float64(n.Reference)
+	return stolen <= StealLimit && slow <= 1+SpinLimit
+}

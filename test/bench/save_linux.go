@@ -1,0 +1,46 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+)
+
+// Where results go: every run into a folder that make clean removes, and with
+// WRITE=1 into the documentation.
+const (
+	historyDir = "bin/bench"
+	docsDir    = "docs"
+	docsName   = "benchmarks"
+)
+
+func (r *result) save(out io.Writer, o options) error {
+	name := r.Date.Format("2006-01-02T150405")
+	if err := r.write(historyDir, name); err != nil {
+		return err
+	}
+	if _, err := fmt.Fprintf(out, "saved: %s/%s.json and .svg\n", historyDir, name); err != nil || !o.Write {
+		return err
+	}
+	if err := errors.Join(r.write(docsDir, docsName), r.writePage(filepath.Join(docsDir, docsName+".md"))); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintf(out, "written: %s/%s.md, .json and .svg\n", docsDir, docsName)
+	return err
+}
+
+// write writes the JSON and the plot.
+func (r *result) write(dir, name string) error {
+	text, err := json.MarshalIndent(r, "", " ")
+	if err != nil {
+		return fmt.Errorf("write %s: %w", name, err)
+	}
+	return errors.Join(
+		os.MkdirAll(dir, 0o755),
+		os.WriteFile(filepath.Join(dir, name+".json"), append(text, '\n'), 0o644),
+		os.WriteFile(filepath.Join(dir, name+".svg"), r.plot(), 0o644),
+	)
+}
