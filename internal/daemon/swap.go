@@ -62,7 +62,7 @@ func (d *Daemon) look(ctx context.Context, targets []spec.Target) (warnings []st
 			warnings = append(warnings, fmt.Sprintf("%s: nothing is known of it yet", t))
 		}
 	}
-	for _, c := range d.pool.Candidates(targets, 0, nil) {
+	for _, c := range d.pool.List(targets, nil).All {
 		if c.Protocol != spec.UDP { // which does not tell whether somebody is there
 			found = append(found, c.Endpoint)
 		}

@@ -2,8 +2,6 @@ package endpoints
 
 import (
 	"errors"
-	"fmt"
-	"math/rand/v2"
 	"slices"
 	"testing"
 	"time"
@@ -17,25 +15,6 @@ func turnOf(l *List, turn uint64) []Candidate {
 		out = append(out, *c)
 	}
 	return out
-}
-
-// What connections share is what each would have been told by itself.
-func TestList_IsWhatCandidatesSay(t *testing.T) {
-	for seed := range uint64(100) {
-		t.Run(fmt.Sprint(seed), func(t *testing.T) {
-			inWorld(t, func(w *world) {
-				r := rand.New(rand.NewPCG(seed, 1))
-				targets := w.scatter(r)
-				l := w.pool.List(targets, nil)
-				for range 10 {
-					turn := r.Uint64()
-					if got, want := turnOf(l, turn), w.pool.Candidates(targets, turn, nil); !slices.Equal(got, want) {
-						t.Errorf("turn %d: %v, want %v", turn, got, want)
-					}
-				}
-			})
-		})
-	}
 }
 
 func TestList_LastsUntilSomethingChanges(t *testing.T) {
@@ -58,7 +37,7 @@ func TestList_LastsUntilSomethingChanges(t *testing.T) {
 			if again == l {
 				t.Errorf("%s leaves the list as it was", what)
 			}
-			if want := w.pool.Candidates(targets, 0, nil); !slices.Equal(again.All, want) {
+			if want := w.candidates(targets, 0); !slices.Equal(again.All, want) {
 				t.Errorf("%s: %v, want %v", what, again.All, want)
 			}
 			l = again

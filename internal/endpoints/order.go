@@ -8,34 +8,11 @@ import (
 	"legate/internal/spec"
 )
 
-// Candidates appends the endpoints of the targets to buf, best first: those
-// that serve or are unknown in round-robin order by turn, then those of weak
-// answers, then the failing ones, longest ago first. Where only weak answers
-// are left, their endpoints take the turns.
-func (p *Pool) Candidates(targets []spec.Target, turn uint64, buf []Candidate) []Candidate {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	start := len(buf)
-	buf = p.inOrder(targets, buf)
-	list := buf[start:]
-	if n := uint64(healthy(list)); n > 1 {
-		rotate(list[:n], int(turn%n))
-	}
-	return buf
-}
-
-// inOrder appends the candidates in the order of turn 0. It needs mu.
-func (p *Pool) inOrder(targets []spec.Target, buf []Candidate) []Candidate {
-	start := len(buf)
-	for _, t := range targets {
-		buf = p.appendCandidates(t, buf, start)
-	}
-	slices.SortStableFunc(buf[start:], later)
-	return buf
-}
-
-// List is the candidates of some targets at one moment. It does not change, so
-// many connections can share it.
+// List is the candidates of some targets at one moment, best first: those that
+// serve or are unknown, which take turns, then those of weak answers, then the
+// failing ones, longest ago first. Where only weak answers are left, their
+// endpoints take the turns. It does not change, so many connections can share
+// it.
 type List struct {
 	All []Candidate // in the order of turn 0
 
@@ -53,14 +30,18 @@ func (p *Pool) List(targets []spec.Target, last *List) *List {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	l := &List{All: p.inOrder(targets, nil), version: p.version.Load()}
+	l := &List{version: p.version.Load()}
+	for _, t := range targets {
+		l.All = p.appendCandidates(t, l.All)
+	}
+	slices.SortStableFunc(l.All, later)
 	l.turns = healthy(l.All)
 	l.fading = slices.ContainsFunc(l.All, func(c Candidate) bool { return c.Protocol == spec.UDP && c.State == Failing })
 	return l
 }
 
-// Turn appends the candidates to buf in the order of that turn, as Candidates
-// does.
+// Turn appends the candidates to buf in the order of that turn. They are the
+// list's: not to be changed.
 func (l *List) Turn(turn uint64, buf []*Candidate) []*Candidate {
 	first := 0
 	if l.turns > 1 {
@@ -87,14 +68,14 @@ func healthy(list []Candidate) int {
 	return n
 }
 
-func (p *Pool) appendCandidates(t spec.Target, buf []Candidate, start int) []Candidate {
+func (p *Pool) appendCandidates(t spec.Target, buf []Candidate) []Candidate {
 	tg := p.targets[t]
 	if tg == nil {
 		return buf
 	}
 	for _, e := range tg.answer.Endpoints {
-		if i := slices.IndexFunc(buf[start:], func(c Candidate) bool { return c.Endpoint == e }); i >= 0 {
-			if c := &buf[start+i]; c.Weak && !tg.answer.Weak {
+		if i := slices.IndexFunc(buf, func(c Candidate) bool { return c.Endpoint == e }); i >= 0 {
+			if c := &buf[i]; c.Weak && !tg.answer.Weak {
 				c.From, c.Weak = t, false
 			}
 			continue
@@ -119,12 +100,6 @@ func (e *endpoint) stateNow() State {
 		return Unknown
 	}
 	return e.state
-}
-
-func rotate(list []Candidate, n int) {
-	slices.Reverse(list[:n])
-	slices.Reverse(list[n:])
-	slices.Reverse(list)
 }
 
 // later orders candidates by rank, and failing ones by their last attempt.

@@ -15,7 +15,7 @@ var one, two = named("one"), named("two")
 
 func (w *world) order(turn uint64, targets ...spec.Target) []spec.Endpoint {
 	var list []spec.Endpoint
-	for _, c := range w.pool.Candidates(targets, turn, nil) {
+	for _, c := range w.candidates(targets, turn) {
 		list = append(list, c.Endpoint)
 	}
 	return list
@@ -45,7 +45,7 @@ func TestCandidates_OfSeveralTargetsAreTheUnionInOrder(t *testing.T) {
 		w.set(two, tcp(1), tcp(2), tcp(2))
 		w.wantOrder(0, []spec.Target{one, two}, tcp(3), tcp(1), tcp(2))
 		w.wantOrder(0, []spec.Target{two, named("nobody"), one}, tcp(1), tcp(2), tcp(3))
-		list := w.pool.Candidates([]spec.Target{one, two}, 0, nil)
+		list := w.candidates([]spec.Target{one, two}, 0)
 		for i, from := range []spec.Target{one, one, two} {
 			if list[i].From != from {
 				t.Errorf("%v comes from %v, want %v", list[i].Endpoint, list[i].From, from)
@@ -58,8 +58,8 @@ func TestCandidates_AppendToTheBuffer(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.set(one, tcp(1), tcp(2))
 		w.fail(tcp(1))
-		before := Candidate{Endpoint: tcp(1)} // the caller's: neither moved nor taken for a duplicate
-		list := w.pool.Candidates([]spec.Target{one}, 1, []Candidate{before})
+		before := &Candidate{Endpoint: tcp(1)} // the caller's
+		list := w.pool.List([]spec.Target{one}, nil).Turn(1, []*Candidate{before})
 		if len(list) != 3 || list[0] != before || list[1].Endpoint != tcp(2) || list[2].Endpoint != tcp(1) {
 			t.Errorf("got %v", list)
 		}
@@ -102,7 +102,7 @@ func TestCandidates_OfWeakAnswersAreALastResort(t *testing.T) {
 		w.wantOrder(0, both, tcp(3), tcp(4), tcp(2), tcp(5), tcp(1))
 
 		w.set(two, tcp(2), tcp(3)) // who vouches for one makes it as good as any
-		if c := w.pool.Candidates(both, 0, nil)[0]; c.Endpoint != tcp(2) || c.From != two || c.Weak {
+		if c := w.candidates(both, 0)[0]; c.Endpoint != tcp(2) || c.From != two || c.Weak {
 			t.Errorf("first comes %+v, want the one that the other target has, too", c)
 		}
 
@@ -121,12 +121,12 @@ func TestCandidates_OrderProperties(t *testing.T) {
 			inWorld(t, func(w *world) {
 				r := rand.New(rand.NewPCG(seed, 0))
 				targets := w.scatter(r)
-				all := w.pool.Candidates(targets, 0, nil)
+				all := w.candidates(targets, 0)
 				good := healthy(all)
 				rounds := 3 * uint64(max(good, 1))
 				first, begin := map[spec.Endpoint]int{}, r.Uint64N(1<<40)
 				for turn := begin; turn < begin+rounds; turn++ {
-					list := w.pool.Candidates(targets, turn, nil)
+					list := w.candidates(targets, turn)
 					checkOrder(t, list, all)
 					if len(list) > 0 {
 						first[list[0].Endpoint]++

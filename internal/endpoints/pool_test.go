@@ -216,7 +216,7 @@ func (w *world) stir(i int) {
 	for n := range 100 {
 		w.set(t, tcp(byte(n%3)), tcp(byte(i)))
 		w.pool.Watch(i, []spec.Target{one, two}, Attention(n%4))
-		w.pool.Candidates([]spec.Target{one, two}, uint64(n), nil)
+		w.candidates([]spec.Target{one, two}, uint64(n))
 		w.pool.Report(tcp(byte(n%3)), []error{nil, errRefused}[n%2])
 		time.Sleep(time.Duration(n) * time.Millisecond) //nolint:forbidigo // fake time: lets probes run in between
 		if n%10 == 0 {

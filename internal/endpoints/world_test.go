@@ -78,7 +78,7 @@ func (w *world) dial(ctx context.Context, e spec.Endpoint, timeout time.Duration
 // told records a callback, which calls the pool as its users do.
 func (w *world) told(list *[]spec.Target) func(spec.Target) {
 	return func(t spec.Target) {
-		w.pool.Candidates([]spec.Target{t}, 0, nil)
+		w.candidates([]spec.Target{t}, 0)
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		*list = append(*list, t)
@@ -137,9 +137,14 @@ func (w *world) calls(list *[]spec.Target) []spec.Target {
 	return out
 }
 
+// candidates of a pool that was asked for the first time.
+func (w *world) candidates(targets []spec.Target, turn uint64) []Candidate {
+	return turnOf(w.pool.List(targets, nil), turn)
+}
+
 func (w *world) candidate(t spec.Target, e spec.Endpoint) Candidate {
 	w.t.Helper()
-	for _, c := range w.pool.Candidates([]spec.Target{t}, 0, nil) {
+	for _, c := range w.candidates([]spec.Target{t}, 0) {
 		if c.Endpoint == e {
 			return c
 		}

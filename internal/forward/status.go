@@ -110,7 +110,7 @@ func describe(s spec.Link) spec.LinkStatus {
 func (l *link) status() spec.LinkStatus {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	list := l.fw.cfg.Pool.Candidates(l.spec.Targets, 0, nil)
+	list := l.fw.cfg.Pool.List(l.spec.Targets, nil).All
 	s := describe(l.spec)
 	s.State = l.state(list)
 	if !l.downSince.IsZero() {
