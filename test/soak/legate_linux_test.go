@@ -22,10 +22,33 @@ import (
 	"legate/internal/testnet"
 )
 
+// setup is how a Legate is started.
+type setup struct {
+	binary string
+	files  int // its limit of descriptors
+	links  []string
+}
+
+// product is what `make build` makes.
+func product() string { return filepath.Join(repository(), "bin", "legate") }
+
+// checked is the same with the pump's invariants checked at every step: it panics where one is broken.
+func checked(t *testing.T) string {
+	t.Helper()
+	binary := filepath.Join(t.TempDir(), "legate")
+	cmd := exec.Command("go", "build", "-tags", "pumpcheck", "-o", binary, "./cmd/legate")
+	cmd.Dir = repository()
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("build legate with checks: %v\n%s", err, out)
+	}
+	return binary
+}
+
 // legate is one process under strain.
 type legate struct {
+	setup
 	t       *testing.T
-	args    []string
 	cmd     *exec.Cmd
 	control string // path of its socket
 	client  *control.Client
@@ -51,14 +74,13 @@ func (s *transcript) String() string {
 	return s.text.String()
 }
 
-// startLegate returns when its links are open. files is its limit of descriptors.
-func startLegate(t *testing.T, files int, links ...string) *legate {
+// start returns when the links are open.
+func (s setup) start(t *testing.T) *legate {
 	t.Helper()
-	l := &legate{t: t, args: links, control: testnet.SocketPath(t), said: &transcript{}, ended: make(chan error, 1)}
+	l := &legate{setup: s, t: t, control: testnet.SocketPath(t), said: &transcript{}, ended: make(chan error, 1)}
 	l.client = control.NewClient(l.control)
-	limited := []string{"-c", `ulimit -n "$1" && shift && exec "$@"`, "sh", strconv.Itoa(files),
-		filepath.Join(repository(), "bin", "legate"), "run", "--control", l.control}
-	l.cmd = exec.Command("sh", append(limited, links...)...)
+	limited := []string{"-c", `ulimit -n "$1" && shift && exec "$@"`, "sh", strconv.Itoa(s.files), s.binary, "run", "--control", l.control}
+	l.cmd = exec.Command("sh", append(limited, s.links...)...)
 	ours := func(variable string) bool { return strings.HasPrefix(variable, "LEGATE_") } // it would read them as its own
 	l.cmd.Env = append(slices.DeleteFunc(os.Environ(), ours), "GOTRACEBACK=all")
 	l.cmd.Stderr = l.said
@@ -86,7 +108,7 @@ func (l *legate) mustRun() bool {
 
 func (l *legate) answers() bool {
 	s, err := l.client.Snapshot(context.Background())
-	return err == nil && len(s.Links) == len(l.args)
+	return err == nil && len(s.Links) == len(l.links)
 }
 
 // finish has it end as an operator would, which must be clean.
@@ -136,7 +158,7 @@ func (l *legate) checkGoroutines() {
 	l.t.Helper()
 	dump := l.goroutines()
 	text := l.said.String()
-	fresh := startLegate(l.t, descriptors, l.args...).goroutines()
+	fresh := l.start(l.t).goroutines()
 	l.t.Logf("goroutines: %d, of a fresh process %d", dump, fresh)
 	if dump > fresh+moreGoroutines {
 		l.t.Errorf("%d goroutines are left, and a fresh process has %d:\n%s", dump, fresh, text)
@@ -159,7 +181,7 @@ func (l *legate) status(link int) spec.LinkStatus {
 func (l *legate) verb(args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, filepath.Join(repository(), "bin", "legate"), append(args, "--control", l.control)...).CombinedOutput()
+	out, err := exec.CommandContext(ctx, product(), append(args, "--control", l.control)...).CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("legate %s: %w: %s", strings.Join(args, " "), err, out)
 	}
@@ -258,8 +280,8 @@ func (l *legate) checkMemoryReturned(start usage) {
 // awaitIdle returns when no connection is left.
 func (l *legate) awaitIdle() {
 	l.t.Helper()
-	for i := range l.args {
-		testnet.Await(l.t, fmt.Sprintf("the end of the last connection of %s", l.args[i]), func() bool {
+	for i := range l.links {
+		testnet.Await(l.t, fmt.Sprintf("the end of the last connection of %s", l.links[i]), func() bool {
 			return l.status(i).Counters.Current == 0
 		})
 	}

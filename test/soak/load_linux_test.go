@@ -303,7 +303,7 @@ func (w *worker) stopped() error {
 
 // resetUp is a client that resets: the server receives what came before, and the reset.
 func (w *worker) resetUp() error {
-	r := request{Op: "carry", Up: w.upTo(64 << 10), First: "client"}
+	r := request{Op: "carry", Up: w.upTo(256 << 10), First: "client"}
 	c, err := w.open(w.cfg.Steady, &r)
 	if err != nil {
 		return err
@@ -317,7 +317,7 @@ func (w *worker) resetUp() error {
 
 // resetDown is a server that resets.
 func (w *worker) resetDown() error {
-	r := request{Op: "reset", Down: w.upTo(64 << 10)}
+	r := request{Op: "reset", Down: w.upTo(256 << 10)}
 	c, err := w.open(w.cfg.Steady, &r)
 	if err != nil {
 		return err

@@ -28,9 +28,13 @@ const (
 // operation is verified, and what the process held after a while it holds at the end.
 func TestSoak(t *testing.T) {
 	arrange(t)
-	lasting, _ := asked(t)
+	lasting, long := asked(t)
 	warm := max(3*time.Second, min(time.Minute, lasting/5))
-	w := newSoak(t)
+	binary := product()
+	if !long { // whose checks change what happens when: for long, what users have is worth more
+		binary = checked(t)
+	}
+	w := newSoak(t, binary)
 	w.run("warming up", warm)
 	before := w.l.usage()
 	w.run("soak", max(lasting-warm, warm))
@@ -49,13 +53,14 @@ type soak struct {
 	swaps, restarts, kills int
 }
 
-func newSoak(t *testing.T) *soak {
+func newSoak(t *testing.T, binary string) *soak {
 	t.Helper()
 	w := &soak{t: t, servers: make(map[string]*peer), current: firstSteady}
 	for _, addr := range []string{firstSteady, secondSteady, firstBroken, secondBroken} {
 		w.serve(addr)
 	}
-	w.l = startLegate(t, 4096, fmt.Sprintf("%d=%s", steadyPort, firstSteady), fmt.Sprintf("%d=%s,%s", brokenPort, firstBroken, secondBroken))
+	steady, broken := fmt.Sprintf("%d=%s", steadyPort, firstSteady), fmt.Sprintf("%d=%s,%s", brokenPort, firstBroken, secondBroken)
+	w.l = setup{binary, 4096, []string{steady, broken}}.start(t)
 	return w
 }
 
