@@ -15,6 +15,7 @@ type simEpoll struct {
 	idle     bool
 	deadline int64 // never: for ever
 	blocked  func()
+	slept    int64 // until then
 	// Since the turn began: events fetched, and whether it asked without blocking.
 	fetched int
 	polled  bool
@@ -195,6 +196,7 @@ func (s *simEpoll) wait(events []unix.EpollEvent, timeout int) int {
 			}
 		}
 	}
+	s.slept = w.now
 	return s.fetch(events)
 }
 

@@ -203,8 +203,8 @@ func (f *simFlow) checkAttempt(last Attempt) {
 		if f.phase != simParked || w.now < f.until {
 			bad("that is too early")
 		}
-		if w.turnAt > f.until+int64(simTick) {
-			bad("that is too late by " + time.Duration(w.turnAt-f.until).String())
+		if late := w.epolls[f.loop].slept - f.until; late > int64(simTick) {
+			bad("the loop overslept by " + time.Duration(late).String())
 		}
 	default:
 		bad("what is that")

@@ -33,6 +33,9 @@ func (e *simEnd) dead() bool {
 	return e != nil && (e.reset || e.err != 0 || e.died || e.unix && e.other.orphan)
 }
 
+// broken tells whether the loop was told, or can see, that it is.
+func (e *simEnd) broken() bool { return e.reset || e.err != 0 || e.died }
+
 // checkDone tells whether the end of a flow is what became of its connections.
 func (f *simFlow) checkDone(r Result) {
 	w := f.w
@@ -248,10 +251,10 @@ func (f *simFlow) checkOpen(lost func(string, ...any)) {
 	ends := f.ends()
 	c, s := ends[client], ends[endpoint]
 	if c.dead() || s.dead() {
-		if f.troubleAt == never {
+		if f.troubleAt == never && (c.broken() || s.broken()) {
 			f.troubleAt = max(w.now, f.openAt+int64(f.decision.settle))
 		}
-		if w.now > f.troubleAt+int64(lingerTime+4*simTick) && (c.err != 0 || s.err != 0 || c.reset || s.reset) {
+		if f.troubleAt != never && w.now > f.troubleAt+int64(lingerTime+4*simTick) {
 			lost("a side broke %v ago", time.Duration(w.now-f.troubleAt))
 		}
 		return

@@ -204,7 +204,6 @@ func (s *sim) turn(i int, l *loop) {
 	moved := w.moved
 	set.fetched, set.polled = 0, false
 	s.turns++
-	w.turnAt = w.now
 	l.turn()
 	s.checkFair(i)
 	switch {

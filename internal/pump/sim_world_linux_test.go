@@ -18,7 +18,6 @@ func (f *simFailure) Error() string { return f.kind + ": " + f.text }
 type simWorld struct {
 	d      *simDraws
 	now    int64
-	turnAt int64 // when the present turn of a loop began
 	seq    uint64
 	agenda simAgenda
 	files  []*simFile // by descriptor
