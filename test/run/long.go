@@ -42,8 +42,8 @@ func longRuns(sim, soak string) (all []long, err error) {
 }
 
 // run passes on what the tests print, as they print it. The race detector is off: it is for the code of
-// the test process, where the simulation is one goroutine and the strained Legate is another process,
-// and both would do a fraction of the work.
+// the test process, where each simulated schedule is one goroutine and the strained Legate is another
+// process, and both would do a fraction of the work.
 func (l long) run() error {
 	if err := l.exists(); err != nil {
 		return err
@@ -51,10 +51,34 @@ func (l long) run() error {
 	cmd := l.goTest("-v", "-count=1", "-timeout", (l.duration + grace).String(), "-run", l.tests)
 	cmd.Env = append(os.Environ(), l.variable+"="+l.duration.String())
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-	if err := cmd.Run(); err != nil {
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("start go test: %w", err)
+	}
+	ended := make(chan struct{})
+	told := make(chan struct{})
+	go l.tell(ended, told)
+	err := cmd.Wait()
+	close(ended)
+	<-told
+	if err != nil {
 		return fmt.Errorf("%s=%v: %w", l.variable, l.duration, err)
 	}
 	return nil
+}
+
+// tell says every minute how far it is, for tests that have nothing to say meanwhile.
+func (l long) tell(ended <-chan struct{}, told chan<- struct{}) {
+	defer close(told)
+	began, minute := time.Now(), time.NewTicker(time.Minute)
+	defer minute.Stop()
+	for {
+		select {
+		case <-ended:
+			return
+		case <-minute.C:
+			_, _ = fmt.Fprintf(os.Stdout, "%s: %v of %v\n", l.variable, time.Since(began).Round(time.Second), l.duration)
+		}
+	}
 }
 
 // exists fails where go test would be content to run nothing.

@@ -1,7 +1,10 @@
 package soak
 
 import (
+	"context"
 	"fmt"
+	"os"
+	"sync"
 	"testing"
 	"time"
 )
@@ -134,11 +137,11 @@ func TestShortConnections(t *testing.T) {
 		conns = 600_000
 	}
 	l := setup{product(), descriptors, []string{"1100=" + echoServers(t, 2)}}.start(t)
-	hurry(t, conns/10)
+	hurry(t, l, conns/10)
 	l.awaitIdle()
 	before := l.usage()
 	began := time.Now()
-	hurry(t, conns)
+	hurry(t, l, conns)
 	took := time.Since(began)
 	l.awaitIdle()
 	t.Logf("%d short connections in %v, %.0f/s", conns, took.Round(time.Millisecond), float64(conns)/took.Seconds())
@@ -149,8 +152,9 @@ func TestShortConnections(t *testing.T) {
 	l.checkGoroutines()
 }
 
-func hurry(t *testing.T, conns int) {
+func hurry(t *testing.T, l *legate, conns int) {
 	t.Helper()
+	defer l.tellProgress()()
 	peers := make([]*peer, 2)
 	for i := range peers {
 		peers[i] = startPeer(t, "short", shorts{Addrs: entrances(1100), Conns: conns / len(peers), AtOnce: 32})
@@ -162,5 +166,29 @@ func hurry(t *testing.T, conns int) {
 			t.Fatalf("short connections: %v", err)
 		}
 		p.wait()
+	}
+}
+
+// tellProgress prints now and then how many connections there were, until its result is called.
+func (l *legate) tellProgress() (stop func()) {
+	ended := make(chan struct{})
+	var teller sync.WaitGroup
+	teller.Go(func() {
+		tick := time.NewTicker(progressEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ended:
+				return
+			case <-tick.C:
+			}
+			if s, err := l.client.Snapshot(context.Background()); err == nil { // else the test says so
+				_, _ = fmt.Fprintf(os.Stdout, "short connections: %d\n", s.Links[0].Counters.Total)
+			}
+		}
+	})
+	return func() {
+		close(ended)
+		teller.Wait()
 	}
 }
