@@ -169,7 +169,9 @@ func (l *loop) fill(f *epollFlow, from uint8) int {
 	src := &f.s.side[from]
 	var n int
 	var errno unix.Errno
-	if src.has(streaming) {
+	// A splice stops before out-of-band data, with EAGAIN, for as long as no
+	// read has passed them (tcp_read_sock in net/ipv4/tcp.c).
+	if src.has(streaming) && !src.has(urgent) {
 		n, errno = l.fillPipe(src, &f.s.side[1-from])
 	} else {
 		n, errno = l.read(src)

@@ -31,7 +31,9 @@ type simEnd struct {
 	queue, room    int   // readable, and at most
 	position       int64 // of the first that is readable
 	rcvShut, rcvFF bool  // RCV_SHUTDOWN; SOCK_DONE: a FIN came
-	reset          bool  // an RST came
+	urgent         bool  // out-of-band data is before the byte at mark
+	mark           int64
+	reset          bool // an RST came
 	resetAt        int64
 
 	// writes
@@ -94,6 +96,9 @@ func (e *simEnd) mask() (m uint32) {
 			e.nospace = true
 		}
 	}
+	if e.urgent {
+		m |= unix.EPOLLPRI
+	}
 	if e.err != 0 {
 		m |= unix.EPOLLERR
 	}
@@ -108,6 +113,8 @@ func (e *simEnd) takeError() (errno unix.Errno) {
 // receive is what a read of at most n bytes would say: how many, or why none.
 func (e *simEnd) receive(n int) (int, unix.Errno) {
 	switch {
+	case e.urgent && e.mark > e.position:
+		return min(n, e.queue, int(e.mark-e.position)), 0
 	case e.queue > 0:
 		return min(n, e.queue), 0
 	case e.rcvFF && !e.unix:
@@ -126,6 +133,9 @@ func (e *simEnd) receive(n int) (int, unix.Errno) {
 func (e *simEnd) taken(n int) {
 	if n == 0 {
 		return
+	}
+	if e.urgent && e.mark == e.position {
+		e.urgent = false
 	}
 	e.queue -= n
 	e.position += int64(n)
@@ -224,6 +234,20 @@ func (e *simEnd) deliver() {
 		e.finish()
 		o.finish()
 	}
+}
+
+// sendUrgent sends a byte out of band, which is not in the stream but stops
+// reads before and splices at its place for as long as no read has passed it
+// (tcp_recvmsg and tcp_read_sock in net/ipv4/tcp.c).
+func (e *simEnd) sendUrgent() {
+	o := e.other
+	if e.unix || e.flight > 0 || e.sndShut || e.closed || e.gone || o.orphan || o.urgent {
+		return
+	}
+	o.urgent, o.mark = true, o.position+int64(o.queue)
+	e.w.moved++
+	e.w.log("urgent data arrive at %s", o.name)
+	o.tell(unix.EPOLLIN | unix.EPOLLPRI)
 }
 
 // acknowledged is tcp_check_space.

@@ -158,7 +158,7 @@ func (w *simWorld) spliceIn(e *simEnd, p *simPipe, n int) (got int, errno unix.E
 		}
 	}
 	room := min(p.room-p.held, (p.slots-len(p.pieces))*p.piece)
-	if room <= 0 {
+	if room <= 0 || e.urgent && e.mark == e.position && e.queue > 0 {
 		return 0, unix.EAGAIN
 	}
 	if got, errno = e.receive(min(n, room)); got == 0 {

@@ -19,10 +19,11 @@ const (
 	simReset
 	simStall  // does nothing more until the simulation winds up
 	simVanish // its host is gone
+	simUrgent // sends a byte out of band
 )
 
 func (o simOp) String() string {
-	return [...]string{"close", "read to the end", "send", "read", "half-close", "pause", "reset", "stall", "vanish"}[o]
+	return [...]string{"close", "read to the end", "send", "read", "half-close", "pause", "reset", "stall", "vanish", "send urgent"}[o]
 }
 
 // simStep is one thing that a peer does: n bytes, at most piece of them at once
@@ -131,6 +132,9 @@ func (p *simPeer) do(s *simStep) (done, again bool) {
 		}
 		return n == 0 || s.op == simRead && p.left <= 0, true
 	case simPause:
+		return true, false
+	case simUrgent:
+		e.sendUrgent()
 		return true, false
 	case simStall:
 		p.resting = true

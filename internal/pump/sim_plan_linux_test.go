@@ -33,6 +33,13 @@ func (p *simPlan) draw() {
 		w.after(at, func() { w.shortage = percent })
 		w.after(at+until, func() { w.shortage = 0 })
 	}
+	p.s.limit = simPick(d, 0, 0, 0, 1, 3)
+	if p.s.loops > 1 {
+		p.s.preload = simPick(d, 0, 0, 20)
+	}
+	for range simPick(d, 0, 0, 0, 0, 0, 1) {
+		w.after(p.moment()+p.moment(), p.s.cutAll)
+	}
 	for id := range 1 + d.n(simPick(d, 1, 3, 6)) {
 		p.flow(id)
 	}
@@ -123,7 +130,7 @@ func (p *simPlan) step(op simOp) simStep {
 func (p *simPlan) script() (steps []simStep) {
 	d := p.d
 	for range simPick(d, 1, 0, 2, 4) {
-		op := simPick(d, simSend, simSend, simRead, simPause, simReadAll)
+		op := simPick(d, simSend, simSend, simSend, simRead, simRead, simPause, simPause, simReadAll, simUrgent)
 		steps = append(steps, p.step(op))
 	}
 	all := p.step(simReadAll)

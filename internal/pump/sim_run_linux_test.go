@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"runtime/debug"
 	"time"
 
@@ -19,6 +20,9 @@ type sim struct {
 	loops     int
 	networks  []Network // of the listeners, one of each loop: a loop has its acceptors in a map, whose order no seed decides
 	places    int       // for descriptors of flows
+	limit     int       // of flows at once; 0 is none
+	limited   *Limit
+	preload   int // flows that the first loop seems to have beside
 	numbers   int
 	turns     int
 	moved     uint64 // by then
@@ -85,6 +89,8 @@ func (s *sim) start() {
 		}))
 		set.loop = s.engine.loops[i]
 	}
+	s.engine.loops[0].load.Add(int32(s.preload))
+	s.limited = NewLimit(s.limit)
 	for i, network := range s.networks {
 		s.listen(s.engine.loops[i], network, uint32(i+1))
 	}
@@ -95,7 +101,7 @@ func (s *sim) listen(home *loop, network Network, id uint32) {
 	ln.file = &simFile{name: "listener", listener: ln}
 	fd := s.w.install(ln.file)
 	a := &epollAcceptor{
-		e: s.engine, home: home, id: id, h: s.handler, l: Listener{Network: network, FD: fd},
+		e: s.engine, home: home, id: id, h: s.handler, l: Listener{Network: network, FD: fd, Limit: s.limited},
 		batch: 1, againAt: never, waiting: accepted{fd: none},
 	}
 	home.acceptors[id] = a
@@ -128,6 +134,18 @@ func (s *sim) cut(f *simFlow, err error) {
 		s.w.log("cut %s", f.name)
 		f.cutAt, f.cutErr = s.w.now, err
 		f.flow.Cut(err)
+	}
+}
+
+// cutAll is what Engine.Close does to flows.
+func (s *sim) cutAll() {
+	s.w.log("cut all")
+	for _, l := range s.engine.loops {
+		l.post(command{kind: commandCall, call: func() {
+			s.w.cutAll++
+			l.cutAll(os.ErrClosed)
+			s.w.cutAll--
+		}})
 	}
 }
 
@@ -281,15 +299,13 @@ func (s *sim) stuck() {
 // checkLeft wants nothing to be left when all flows have ended.
 func (s *sim) checkLeft() {
 	w := s.w
-	pipes := 0
-	for _, l := range s.engine.loops {
+	for i, l := range s.engine.loops {
 		if l.buffers.used != 0 || l.pipes.used != 0 || l.slab.used != 0 || len(l.timers.heap) != 0 {
 			w.fail("left", "%d buffers, %d pipes, %d slots, %d timers", l.buffers.used, l.pipes.used, l.slab.used, len(l.timers.heap))
 		}
-		if n := l.load.Load(); n != 0 {
-			w.fail("left", "a loop's load is %d", n)
+		if n := l.load.Load(); n != 0 && (i > 0 || n != int32(s.preload)) {
+			w.fail("left", "loop %d has a load of %d", i, n)
 		}
-		pipes += len(l.pipes.free)
 		for _, i := range l.pipes.free {
 			if p := w.file(l.pipes.all[i].r, "look").pipe; p.held != 0 {
 				w.fail("pipe", "an idle pipe holds %d bytes", p.held)
@@ -302,5 +318,8 @@ func (s *sim) checkLeft() {
 	}
 	if n := s.engine.net.fds.free; n != s.places {
 		w.fail("left", "%d of %d places are free", n, s.places)
+	}
+	if s.limited != nil && s.limited.free.free != s.limit {
+		w.fail("left", "%d of at most %d flows may begin", s.limited.free.free, s.limit)
 	}
 }

@@ -36,6 +36,7 @@ type simWorld struct {
 	early int
 	// short is why descriptors and the like are refused at the moment.
 	shortage int // percent of calls that need something new
+	cutAll   int // Engine.Close is cutting flows
 	tracing  bool
 	pattern  *simPattern
 	streams  int
