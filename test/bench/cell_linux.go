@@ -10,12 +10,26 @@ import (
 	"legate/test/bench/peers"
 )
 
+// lossyTries bounds how often a peer that lost datagrams may try again: at a
+// rate that it can do that is a hiccup of the machine, and only runs without
+// losses count.
+const lossyTries = 3
+
 // cell puts one row's load on one peer.
-func (r *round) cell(c *contestant, w row) (sample, error) {
+func (r *round) cell(c *contestant, w row) (s sample, err error) {
 	if r.What == calibrate {
 		result, err := r.most(c, w)
 		return sample{Result: result}, err
 	}
+	for range lossyTries {
+		if s, err = r.try(c, w); err != nil || s.Lost == 0 {
+			break
+		}
+	}
+	return s, err
+}
+
+func (r *round) try(c *contestant, w row) (sample, error) {
 	clients, err := load.Open(c.addr, w.Shape, r.server)
 	if err != nil {
 		return sample{}, err
@@ -56,20 +70,28 @@ func (c *contestant) clocks() (now clocks, err error) {
 
 // How long each attempt to find a maximum takes.
 const (
-	mostTime  = 300 * time.Millisecond
+	mostTime  = 200 * time.Millisecond
 	rampTime  = 100 * time.Millisecond
 	rampFirst = 500.0 // bursts per second
 	rampSteps = 12
 )
 
-// most finds the most that a peer does.
+// most finds the most that a peer does, of two attempts.
 func (r *round) most(c *contestant, w row) (load.Result, error) {
 	if w.Kind == kindUDP {
 		return r.mostDatagrams(c, w)
 	}
 	shape := w.Shape
 	shape.Rate, shape.Time = 0, min(mostTime, shape.Time)
-	return r.once(c, shape)
+	best, err := r.once(c, shape)
+	if err != nil {
+		return best, err
+	}
+	again, err := r.once(c, shape)
+	if err == nil && again.Units/again.Wall.Seconds() > best.Units/best.Wall.Seconds() {
+		best = again
+	}
+	return best, err
 }
 
 // mostDatagrams doubles the rate until datagrams are lost, and then halves the

@@ -96,7 +96,10 @@ func (r *result) byRound(w row, peer string, c column) map[int]float64 {
 	return list
 }
 
-func (s sample) counts() bool { return !s.Void && s.Error == "" && s.Lost == 0 }
+func (s sample) counts() bool { return !s.Void && s.Error == "" && s.Lost == 0 && s.measured() }
+
+// measured: a loss can be of everything.
+func (s sample) measured() bool { return s.Units > 0 || s.Kernel != 0 || s.User != 0 }
 
 // rivals are the peers of a group, of those that were measured.
 func (r *result) rivals(group string) (names []string) {
@@ -119,7 +122,7 @@ func (r *result) rival(w row, c column, group string) string {
 		if len(values) == 0 {
 			continue
 		}
-		if median := stats.Over(values).Median; name == "" || median < least {
+		if median := stats.Median(values); name == "" || median < least {
 			name, least = peer, median
 		}
 	}

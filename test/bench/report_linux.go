@@ -71,7 +71,7 @@ func (r *result) progress(b blockEnd, number int, spent, left time.Duration) str
 // short is the number of a sample that matters first.
 func (w row) short(s sample) string {
 	switch {
-	case s.Error != "":
+	case s.Error != "" || !s.measured() && w.Kind != kindMemory:
 		return "failed"
 	case w.Kind == kindMemory:
 		return fmt.Sprintf("%.2f", s.User/kilobyte)

@@ -64,7 +64,7 @@ func newResult(o options, list []row) *result {
 		Commit:  commit(),
 		Command: o.command(),
 		Quick:   o.Quick,
-		Rows:    list,
+		Rows:    slices.Clone(list),
 		Most:    map[string]map[string]load.Result{},
 		Cells:   map[string]map[string]cell{},
 		Machine: machineFact{
@@ -104,10 +104,10 @@ func (r *result) fact(f fact) bool {
 	return news
 }
 
-// maximum keeps a result of the calibration.
+// maximum keeps a result of the calibration. A peer that cannot do a row at all
+// will fail in it.
 func (r *result) maximum(s sample) {
 	if s.Error != "" || s.Wall <= 0 || s.Units <= 0 {
-		r.fact(fact{Peer: s.Peer, Note: s.Row + ": " + s.Error})
 		return
 	}
 	if r.Most[s.Row] == nil {
@@ -116,7 +116,8 @@ func (r *result) maximum(s sample) {
 	r.Most[s.Row][s.Peer] = s.Result
 }
 
-// setRates gives every row the rate that the slowest can do its share of.
+// setRates gives every row the rate that the slowest can do its share of, and
+// drops rows that nobody can do.
 func (r *result) setRates() {
 	for i := range r.Rows {
 		w := &r.Rows[i]
@@ -127,6 +128,7 @@ func (r *result) setRates() {
 			}
 		}
 	}
+	r.Rows = slices.DeleteFunc(r.Rows, func(w row) bool { return w.Share > 0 && w.Shape.Rate == 0 })
 }
 
 // quietRounds are the rounds of a row that count, of those that it had.

@@ -109,6 +109,7 @@ func roundMain(in io.Reader, out io.Writer) error {
 	// collection would be in the latencies. Not by variables: proxies would
 	// inherit them.
 	runtime.GOMAXPROCS(4)
+	runtime.LockOSThread() // a proxy ends with the thread that started it
 	debug.SetGCPercent(-1)
 	debug.SetMemoryLimit(roundMemory)
 	r := &round{out: json.NewEncoder(out)}
@@ -200,7 +201,7 @@ func (r *round) startAll(ctx context.Context, udp bool) error {
 	for _, p := range r.wanted(udp) {
 		c := &contestant{Peer: p}
 		f, err := r.start(ctx, c, udp)
-		if err == nil && !udp {
+		if err == nil && !udp && r.What == measure {
 			f.Resets, err = r.server.Gate(c.addr)
 			if err != nil {
 				c.stop()

@@ -83,11 +83,11 @@ func (l *churn) loop() error {
 		if !l.more(now) && l.done == l.next {
 			return nil
 		}
-		events, err := l.poll.wait(timeout)
+		events, expired, err := l.poll.wait(timeout)
 		if err != nil {
 			return err
 		}
-		if len(events) == 0 && timeout == stall {
+		if expired && timeout == stall {
 			return fmt.Errorf("%d of %d connections get no answer", l.next-l.done, l.next)
 		}
 		for _, e := range events {

@@ -170,11 +170,11 @@ func (l *streams) loop() error {
 		if over {
 			return nil
 		}
-		events, err := l.poll.wait(timeout)
+		events, expired, err := l.poll.wait(timeout)
 		if err != nil {
 			return err
 		}
-		if len(events) == 0 && timeout == stall {
+		if expired && timeout == stall {
 			return fmt.Errorf("%d of %d answers do not come", l.open(), l.next)
 		}
 		for _, e := range events {

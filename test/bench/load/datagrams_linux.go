@@ -68,6 +68,7 @@ func (l *datagrams) Close() {
 // arrive.
 func (l *datagrams) warm() error {
 	l.sink.reset()
+	l.stamp(clock())
 	for _, fd := range l.fds {
 		if err := l.sendPlain(fd, l.burst[:l.shape.Request]); err != nil {
 			l.Close()
@@ -97,7 +98,7 @@ func (l *datagrams) Run() (Result, error) {
 	for i := range plan.total {
 		due := plan.due(i)
 		for now := clock(); now < due; now = clock() {
-			if _, err := timer.wait(due - now); err != nil {
+			if _, _, err := timer.wait(due - now); err != nil {
 				return Result{}, err
 			}
 		}
@@ -134,9 +135,7 @@ func (l *datagrams) arrived(count int64, patience time.Duration) (got int64) {
 
 func (l *datagrams) send(fd int, due time.Duration) error {
 	size := l.shape.Request
-	for at := 0; at < len(l.burst); at += size {
-		binary.BigEndian.PutUint64(l.burst[at:], uint64(due))
-	}
+	l.stamp(due)
 	if l.shape.Mode == GSO {
 		return ignoreRefused(unix.Sendmsg(fd, l.burst, l.control, nil, 0))
 	}
@@ -146,6 +145,13 @@ func (l *datagrams) send(fd int, due time.Duration) error {
 		}
 	}
 	return nil
+}
+
+// stamp says in every datagram when it was due.
+func (l *datagrams) stamp(due time.Duration) {
+	for at := 0; at < len(l.burst); at += l.shape.Request {
+		binary.BigEndian.PutUint64(l.burst[at:], uint64(due))
+	}
 }
 
 func (l *datagrams) sendPlain(fd int, b []byte) error {

@@ -12,7 +12,7 @@ import (
 )
 
 const (
-	gateBytes = 16 << 20
+	gateBytes = 4 << 20
 	gateTime  = 10 * time.Second
 )
 

@@ -42,22 +42,24 @@ func (p *poll) control(op, fd, key int, events uint32) error {
 	return nil
 }
 
-// wait waits for at most timeout, or for ever when that is negative. Not
-// epoll_wait, whose milliseconds would be the clock of the load.
-func (p *poll) wait(timeout time.Duration) ([]unix.EpollEvent, error) {
+// wait waits for at most timeout, or for ever when that is negative; expired
+// says that nothing happened for so long. There may be neither events nor an
+// expiry: the runtime signals its threads. Not epoll_wait, whose milliseconds
+// would be the clock of the load.
+func (p *poll) wait(timeout time.Duration) (events []unix.EpollEvent, expired bool, err error) {
 	var limit *unix.Timespec
 	if timeout >= 0 {
 		ts := unix.NsecToTimespec(int64(timeout))
 		limit = &ts
 	}
 	n, _, errno := unix.Syscall6(unix.SYS_EPOLL_PWAIT2, uintptr(p.fd), uintptr(unsafe.Pointer(&p.events)), uintptr(len(p.events)), uintptr(unsafe.Pointer(limit)), 0, 0)
-	if errors.Is(errno, unix.EINTR) {
-		return nil, nil
+	switch {
+	case errno == unix.EINTR:
+		return nil, false, nil
+	case errno != 0:
+		return nil, false, fmt.Errorf("wait for events (Linux 5.11 or later): %w", errno)
 	}
-	if errno != 0 {
-		return nil, fmt.Errorf("wait for events (Linux 5.11 or later): %w", errno)
-	}
-	return p.events[:n], nil
+	return p.events[:n], n == 0, nil
 }
 
 // exactTimers asks for time-outs without the slack of 50 us that threads have

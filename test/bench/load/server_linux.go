@@ -115,7 +115,7 @@ func (s *Server) run() {
 	runtime.LockOSThread()
 	defer s.release()
 	for {
-		events, err := s.poll.wait(-1)
+		events, _, err := s.poll.wait(-1)
 		if err != nil {
 			s.err = err
 			return

@@ -20,9 +20,10 @@ type Sink struct {
 	buffers  [sinkBatch][maxDatagram]byte
 	controls [sinkBatch][controlSize]byte
 
-	mu   sync.Mutex // guards the following
-	got  int64
-	took []time.Duration
+	mu    sync.Mutex // guards the following
+	since time.Duration
+	got   int64
+	took  []time.Duration
 }
 
 const (
@@ -73,12 +74,17 @@ func (s *Sink) receive() {
 	defer s.mu.Unlock()
 	for i := range s.messages[:n] {
 		m := &s.messages[i]
+		if int(m.length) < stampSize {
+			continue
+		}
+		// One that is older is of a run that did not wait for it.
+		due := time.Duration(binary.BigEndian.Uint64(s.buffers[i][:]))
+		if due < s.since {
+			continue
+		}
 		size := segment(s.controls[i][:m.header.Controllen], int(m.length))
 		s.got += int64((int(m.length) + size - 1) / size)
-		if size >= stampSize && int(m.length) >= stampSize {
-			due := time.Duration(binary.BigEndian.Uint64(s.buffers[i][:]))
-			s.took = append(s.took, now-due)
-		}
+		s.took = append(s.took, now-due)
 	}
 }
 
@@ -96,11 +102,11 @@ func segment(control []byte, length int) int {
 	return max(length, 1)
 }
 
-// reset forgets what came.
+// reset forgets what came, and counts only what is due from now on.
 func (s *Sink) reset() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.got, s.took = 0, s.took[:0]
+	s.since, s.got, s.took = clock(), 0, s.took[:0]
 }
 
 func (s *Sink) received() int64 {

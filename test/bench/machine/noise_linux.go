@@ -5,6 +5,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Spin times the same piece of work on every CPU at once and returns the
@@ -26,11 +28,15 @@ const (
 	spinSteps = 2_000_000
 )
 
-// spinOn leaves its thread locked, so that the runtime ends it: nothing else
-// shall inherit the affinity.
+// spinOn gives its thread back: one that ended would take the processes with it
+// that were started on it (PR_SET_PDEATHSIG is about the thread).
 func spinOn(cpu int) time.Duration {
 	runtime.LockOSThread()
-	_ = pin(cpu) // not allowed: the work is timed wherever it runs
+	defer runtime.UnlockOSThread()
+	var all unix.CPUSet
+	if unix.SchedGetaffinity(0, &all) == nil && pin(cpu) == nil {
+		defer func() { _ = unix.SchedSetaffinity(0, &all) }() // what it was a moment ago
+	}
 	took := make([]time.Duration, spinTimes)
 	for i := range took {
 		start := time.Now()

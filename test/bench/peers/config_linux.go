@@ -13,7 +13,7 @@ import (
 // without logs; the time-outs are those it insists on.
 const haproxyConfig = `global
   nbthread 2
-  maxconn 8000
+  maxconn 7000
 defaults
   mode tcp
   timeout connect 3s
@@ -27,7 +27,7 @@ listen bench
 // tunedConfig splices, and copies through larger buffers.
 const tunedConfig = `global
   nbthread 2
-  maxconn 8000
+  maxconn 7000
   tune.bufsize 65536
   tune.pipesize 262144
 defaults

@@ -28,6 +28,14 @@ func Over(values []float64) Spread {
 	return Spread{Quantile(s, .5), s[0], s[len(s)-1], low, high, len(s)}
 }
 
+// Median returns that of values in any order; 0 of none.
+func Median(values []float64) float64 {
+	if len(values) == 0 {
+		return 0
+	}
+	return Quantile(slices.Sorted(slices.Values(values)), .5)
+}
+
 // Quantile lies between the two nearest values, in proportion. It needs at
 // least one.
 func Quantile(sorted []float64, q float64) float64 {
@@ -39,7 +47,7 @@ func Quantile(sorted []float64, q float64) float64 {
 	return sorted[i] + (at-float64(i))*(sorted[i+1]-sorted[i])
 }
 
-const resamples = 10_000
+const resamples = 2_000
 
 // Interval is the 95 % bootstrap interval of the median (Efron's percentile
 // method). The same values give the same interval: the seed is fixed, for two

@@ -1,0 +1,171 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"legate/internal/testnet"
+	"legate/test/bench/machine"
+	"legate/test/bench/peers"
+)
+
+// The bench starts itself in its roles, and in these tests itself is the test.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && (os.Args[1] == roleRound || os.Args[1] == peers.RoleRelay) {
+		if err := run(os.Args[1:]); err != nil {
+			panic(err)
+		}
+		return
+	}
+	m.Run()
+}
+
+// quickly is a campaign whose every cell is a moment.
+func quickly(t *testing.T, o options) (*campaign, *bytes.Buffer) {
+	t.Helper()
+	t.Setenv("GORACE", "atexit_sleep_ms=0") // a second otherwise, for each process
+	var out bytes.Buffer
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.Quick, o.Rounds, o.Limit = true, 1, time.Minute
+	b, err := newCampaign(o, peers.Config{Self: self, Binary: buildLegate(t)}, &out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range b.rows {
+		b.rows[i].Shape.Time /= 2
+	}
+	t.Cleanup(func() {
+		b.close()
+		if left := machine.Children(os.Getpid()); len(left) > 0 {
+			t.Errorf("processes %v are left", left)
+		}
+	})
+	return b, &out
+}
+
+// buildLegate builds what is here, and not what may lie in bin.
+func buildLegate(t *testing.T) string {
+	t.Helper()
+	file := t.TempDir() + "/legate"
+	if out, err := exec.Command("go", "build", "-o", file, "legate/cmd/legate").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	return file
+}
+
+// needNamespaces skips where nobody may make one.
+func needNamespaces(t *testing.T) {
+	t.Helper()
+	cmd := exec.Command("true")
+	cmd.SysProcAttr = ownNetwork()
+	if err := cmd.Run(); err != nil {
+		testnet.Skip(t, "network namespaces: "+err.Error())
+	}
+	for _, name := range []string{peers.HAProxy, peers.Nginx, peers.Socat} {
+		for _, p := range peers.List(peers.Config{}) {
+			if p.Name == name {
+				if _, err := p.Path(); err != nil {
+					testnet.Skip(t, name+": "+err.Error())
+				}
+			}
+		}
+	}
+}
+
+func TestCampaign_MeasuresEveryPeerInEveryRow(t *testing.T) {
+	needNamespaces(t)
+	// One row of each kind: the others are the same code with other numbers.
+	b, out := quickly(t, options{Rows: []string{"requests", "upload", "churn", "gso-64", "mem-active", "mem-stalled"}})
+	r, err := b.run(t.Context())
+	if err != nil {
+		t.Fatal(err, out)
+	}
+	for _, p := range r.Peers {
+		if p.Note != "" || p.Peer != peers.Direct && (p.Version == "" || p.Command == "" || p.Size == 0 || p.Start.Median <= 0) {
+			t.Errorf("peer %+v", p)
+		}
+	}
+	for _, w := range r.Rows {
+		for _, p := range b.peers {
+			if w.Kind == kindUDP && !p.UDP && p.Command != nil {
+				continue
+			}
+			checkCell(t, r, w, p)
+		}
+	}
+	if err := r.print(out); err != nil {
+		t.Error(err)
+	}
+	for _, want := range []string{"requests: 100k small requests, 50 connections; at ", "RST/RST", "haproxy-tuned", "QUICK=1 shows"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("no %q in\n%s", want, out)
+		}
+	}
+}
+
+// checkCell looks at the samples: of tiny loads no number is worth more than
+// that it is there.
+func checkCell(t *testing.T, r *result, w row, p peers.Peer) {
+	t.Helper()
+	i := slices.IndexFunc(r.Samples, func(s sample) bool { return s.Row == w.Name && s.Peer == p.Name })
+	if i < 0 {
+		t.Errorf("%s, %s: no sample", w.Name, p.Name)
+		return
+	}
+	s := r.Samples[i]
+	switch {
+	case s.Error != "":
+		t.Errorf("%s, %s: %s", w.Name, p.Name, s.Error)
+	case w.Kind == kindMemory:
+		if p.Command != nil && s.Kernel == 0 {
+			t.Errorf("%s, %s: %+v", w.Name, p.Name, s)
+		}
+	case s.Units <= 0 || s.Wall <= 0 || s.Busy <= 0 || s.P50 <= 0 || (s.CPU > 0) != (p.Command != nil):
+		t.Errorf("%s, %s: %+v", w.Name, p.Name, s)
+	}
+}
+
+func TestCampaign_SaysWhoIsNotThere(t *testing.T) {
+	needNamespaces(t)
+	b, out := quickly(t, options{Rows: []string{"requests"}, Peers: []string{peers.Legate}})
+	b.config.Binary += "-gone"
+	r, err := b.run(t.Context())
+	if err != nil {
+		t.Fatal(err, out)
+	}
+	if err := r.verdict(); err == nil || !strings.Contains(err.Error(), "not built") {
+		t.Errorf("verdict %v", err)
+	}
+	if n := strings.Count(out.String(), "not built"); n != 1 {
+		t.Errorf("said %d times:\n%s", n, out)
+	}
+}
+
+func TestCampaign_StoppedLeavesNothing(t *testing.T) {
+	needNamespaces(t)
+	b, _ := quickly(t, options{Rows: []string{"churn"}})
+	for i := range b.rows {
+		b.rows[i].Shape.Time = time.Minute
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second) // in the midst of that
+	defer cancel()
+	if _, err := b.run(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestBuildOther(t *testing.T) {
+	if _, err := buildOther(t.Context(), "no-such-commit"); err == nil || !strings.Contains(err.Error(), "COMPARE=no-such-commit") {
+		t.Errorf("error %v", err)
+	}
+}
