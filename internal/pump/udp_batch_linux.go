@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -86,8 +87,15 @@ func newUDPBatch(messages int) *udpBatch {
 	return b
 }
 
+// maxWide bounds the memory of the wide batches that a listener's sessions may
+// have in hand at once, 2 MiB each. Who gets none makes do with a narrow one.
+const maxWide = 8
+
 // udpBatches lends batches. The pools are emptied by the garbage collector.
-type udpBatches struct{ narrow, wide sync.Pool }
+type udpBatches struct {
+	narrow, wide sync.Pool
+	lent         atomic.Int32 // wide ones
+}
 
 func newUDPBatches() *udpBatches {
 	return &udpBatches{
@@ -98,17 +106,21 @@ func newUDPBatches() *udpBatches {
 
 func (p *udpBatches) get(wide bool) *udpBatch {
 	if wide {
-		return p.wide.Get().(*udpBatch)
+		if p.lent.Add(1) <= maxWide {
+			return p.wide.Get().(*udpBatch)
+		}
+		p.lent.Add(-1)
 	}
 	return p.narrow.Get().(*udpBatch)
 }
 
 func (p *udpBatches) put(b *udpBatch) {
-	if len(b.buf) == wideBatch {
-		p.wide.Put(b)
-	} else {
+	if len(b.buf) == narrowBatch {
 		p.narrow.Put(b)
+		return
 	}
+	p.wide.Put(b)
+	p.lent.Add(-1)
 }
 
 // receive takes what waits, and does not wait itself. When it returns fewer

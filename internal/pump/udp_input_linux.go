@@ -115,10 +115,19 @@ func (in *udpInput) failed(err error) {
 
 // udpOutput is what a session's goroutine has in hand.
 type udpOutput struct {
-	s    *udpSession
-	up   *upstream
-	wide bool
-	err  error
+	s       *udpSession
+	up      *upstream
+	merging bool // of up
+	wide    bool
+	err     error
+}
+
+// begin is before each wait for answers.
+func (o *udpOutput) begin(up *upstream) {
+	if o.up != up {
+		o.up, o.merging = up, false
+	}
+	o.err = nil
 }
 
 // receive is to a session what udpInput.receive is to the listening socket.
@@ -131,8 +140,11 @@ func (o *udpOutput) receive(fd uintptr) bool {
 		return !errors.Is(err, unix.EAGAIN)
 	}
 	o.wide = b.widen(n)
-	if o.wide {
-		o.up.merge(o.s.a.offload)
+	if o.wide && !o.merging && o.s.a.offload.merge {
+		// Not before: it is a system call, which one question and one answer do
+		// not need. Where it fails, answers come one by one.
+		o.merging = true
+		_ = mergeUDP(int(fd))
 	}
 	got := 0
 	for i := range n {

@@ -247,8 +247,8 @@ func (a *udpAcceptor) begin(b *udpBatch, key udpKey, t *udpTrain) {
 // remove forgets a session that has ended; the client may have another by now.
 func (a *udpAcceptor) remove(s *udpSession) {
 	a.mu.Lock()
-	if a.sessions[s.key] == s {
-		delete(a.sessions, s.key)
+	if a.sessions[s.client.key] == s {
+		delete(a.sessions, s.client.key)
 	}
 	last := len(a.sessions) == 0
 	a.mu.Unlock()

@@ -34,7 +34,6 @@ const (
 // set to when the session would be idle; it is not touched per datagram.
 type udpSession struct {
 	a      *udpAcceptor
-	key    udpKey
 	flow   Flow
 	client udpClient
 	start  time.Time
@@ -57,7 +56,7 @@ type udpSession struct {
 }
 
 func newUDPSession(a *udpAcceptor, key udpKey) *udpSession {
-	s := &udpSession{a: a, key: key, client: newUDPClient(key, a.own.family), start: time.Now()}
+	s := &udpSession{a: a, client: newUDPClient(key, a.own.family), start: time.Now()}
 	s.out = udpRoute{to: &s.client, segment: a.offload.longest()}
 	s.flow = Flow{Client: key.name(), engine: s}
 	s.touch()
@@ -267,7 +266,7 @@ func (s *udpSession) run() {
 			break
 		}
 		s.attend()
-		out.up, out.err = up, nil
+		out.begin(up)
 		err := up.raw.Read(take)
 		if err == nil {
 			err = out.err

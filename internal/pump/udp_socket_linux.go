@@ -131,8 +131,6 @@ type upstream struct {
 	fd   int            // of file; valid until file is closed
 	file *os.File
 	raw  syscall.RawConn
-	// merging is of the goroutine that reads.
-	merging bool
 }
 
 func dialUDP(leg *Leg, own udpOwn) (*upstream, error) {
@@ -195,13 +193,4 @@ func isRefusal(err error) bool {
 		}
 	}
 	return false
-}
-
-// merge lets the kernel hand over answers merged. It is a system call, which a
-// session of one question and one answer does not need.
-func (up *upstream) merge(o udpOffload) {
-	if o.merge && !up.merging {
-		up.merging = true
-		_ = mergeUDP(up.fd) // without it they come one by one
-	}
 }
