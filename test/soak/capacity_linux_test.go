@@ -58,7 +58,7 @@ func TestCapacity(t *testing.T) {
 	if now := l.usage(); now.Descriptors > start.Descriptors+moreDescriptors {
 		t.Errorf("%d descriptors are open, and at the start %d", now.Descriptors, start.Descriptors)
 	}
-	l.checkGoroutines()
+	l.checkGoroutines(0)
 }
 
 // crowd is clients that come, stay and leave.
@@ -149,7 +149,7 @@ func TestShortConnections(t *testing.T) {
 		t.Errorf("legate counted %d connections, want %d", got, want)
 	}
 	l.checkBack(fmt.Sprintf("%d short connections", conns), before)
-	l.checkGoroutines()
+	l.checkGoroutines(0)
 }
 
 func hurry(t *testing.T, l *legate, conns int) {

@@ -48,7 +48,7 @@ func TestExhaustionAndRecovery(t *testing.T) {
 		t.Errorf("%d connections were carried, want %d", total, waiters)
 	}
 	l.checkBack("the crush", start)
-	l.checkGoroutines()
+	l.checkGoroutines(0)
 }
 
 // crush is clients of which some are served and others wait.

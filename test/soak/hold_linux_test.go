@@ -12,13 +12,16 @@ import (
 	"time"
 )
 
-// playEcho is a server that sends everything back: the config is its addresses.
+// playEcho is a server that sends everything back, on TCP and UDP: the config is its addresses.
 func playEcho(s stage) error {
 	var addrs []string
 	if err := json.Unmarshal(s.config, &addrs); err != nil {
 		return err
 	}
 	for _, addr := range addrs {
+		if err := echoDatagrams(addr); err != nil {
+			return err
+		}
 		l, err := net.Listen("tcp4", addr)
 		if err != nil {
 			return err

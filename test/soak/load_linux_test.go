@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -19,9 +20,11 @@ import (
 
 // loading is the config of playLoad.
 type loading struct {
-	Steady string // address of the link whose connections must not notice anything
-	Broken string // address of the link whose servers are killed
-	Seed   uint64
+	Steady    string // address of the link whose connections must not notice anything
+	Socket    string // path of another entrance to the same
+	Broken    string // address of the link whose servers are killed
+	Datagrams string // address of a UDP link
+	Seed      uint64
 }
 
 // operation is one kind of traffic.
@@ -43,6 +46,7 @@ func operations() []operation {
 		{"reset-up", 2, (*worker).resetUp},
 		{"reset-down", 2, (*worker).resetDown},
 		{"killed", 6, (*worker).maybeKilled},
+		{"datagrams", sessions, (*worker).datagrams},
 	}
 }
 
@@ -63,9 +67,11 @@ func (p progress) failed() (n int) {
 // worker does one operation after the other.
 type worker struct {
 	cfg    loading
+	number int // among those of its operation
 	random *rand.Rand
 	ids    *atomic.Uint64
 	bytes  *atomic.Int64
+	udp    *net.UDPConn // nil: not open yet
 }
 
 // playLoad does all operations at once until it is asked to end; then the running ones are done to
@@ -85,7 +91,7 @@ func playLoad(s stage) error {
 		t := &tally{}
 		tallies[op.name] = t
 		for i := range op.workers {
-			w := &worker{cfg: cfg, random: rand.New(rand.NewPCG(cfg.Seed, uint64(i))), ids: &ids, bytes: &bytes}
+			w := &worker{cfg: cfg, number: i, random: rand.New(rand.NewPCG(cfg.Seed, uint64(i))), ids: &ids, bytes: &bytes}
 			all.Go(func() { w.work(op.run, t, stop) })
 		}
 	}
@@ -118,6 +124,11 @@ func eachSecond(until <-chan os.Signal, f func() error) error {
 }
 
 func (w *worker) work(run func(*worker) error, t *tally, stop <-chan struct{}) {
+	defer func() {
+		if w.udp != nil {
+			w.udp.Close()
+		}
+	}()
 	for {
 		select {
 		case <-stop:
@@ -136,19 +147,29 @@ type reader struct{ lag, pause time.Duration }
 
 // conn is an operation under way.
 type conn struct {
-	*net.TCPConn
+	stream
 	in       *bufio.Reader
 	outcomes string
+}
+
+// stream is what TCP and unix connections share.
+type stream interface {
+	net.Conn
+	CloseWrite() error
 }
 
 // open connects and says what shall happen.
 func (w *worker) open(addr string, r *request) (*conn, error) {
 	r.ID = w.ids.Add(1)
-	dialed, err := net.DialTimeout("tcp4", addr, patience)
+	network := "tcp4"
+	if strings.HasPrefix(addr, "/") {
+		network = "unix"
+	}
+	dialed, err := net.DialTimeout(network, addr, patience)
 	if err != nil {
 		return nil, fmt.Errorf("connect: %w", err)
 	}
-	c := &conn{TCPConn: dialed.(*net.TCPConn), in: bufio.NewReaderSize(dialed, 4<<10)}
+	c := &conn{stream: dialed.(stream), in: bufio.NewReaderSize(dialed, 4<<10)}
 	dialed.SetDeadline(time.Now().Add(2 * patience))
 	if err := c.begin(r); err != nil {
 		c.Close()
@@ -181,7 +202,7 @@ func (c *conn) begin(r *request) error {
 // carry sends a stream and receives another, and asks the server what it received.
 func (w *worker) carry(r request, how reader) error {
 	r.Op = "carry"
-	c, err := w.open(w.cfg.Steady, &r)
+	c, err := w.open([]string{w.cfg.Steady, w.cfg.Socket}[w.random.IntN(2)], &r)
 	if err != nil {
 		return err
 	}
@@ -204,7 +225,7 @@ func (c *conn) both(r request, how reader) (got outcome, err error) {
 		if r.First == "server" {
 			<-received
 		}
-		_, err := io.Copy(plain{c.TCPConn}, testnet.NewStream(up(r.ID), r.Up))
+		_, err := io.Copy(plain{c.stream}, testnet.NewStream(up(r.ID), r.Up))
 		if err == nil {
 			err = c.CloseWrite()
 		}
@@ -309,7 +330,7 @@ func (w *worker) resetUp() error {
 		return err
 	}
 	defer c.Close()
-	if err := resetAfter(c.TCPConn, r.Up, up(r.ID)); err != nil {
+	if err := resetAfter(c.stream.(*net.TCPConn), r.Up, up(r.ID)); err != nil {
 		return err
 	}
 	return c.checkOutcome(r, "reset")

@@ -5,7 +5,6 @@ import (
 	"maps"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -14,14 +13,17 @@ import (
 	"legate/internal/testnet"
 )
 
-// The two links and the four servers of the soak. Only the endpoint that a swap took the new connections
-// from is restarted, and only those of the other link are killed.
+// The links and the servers of the soak. Only the endpoint that a swap took the new connections
+// from is restarted, and only those of the broken link are killed.
 const (
-	steadyPort, brokenPort = 1100, 1200
-	firstSteady            = "127.0.1.1:1000"
-	secondSteady           = "127.0.1.2:1000"
-	firstBroken            = "127.0.1.3:1000"
-	secondBroken           = "127.0.1.4:1000"
+	steady       = "127.0.0.1:1100"
+	broken       = "127.0.0.1:1200"
+	datagrams    = "127.0.0.1:1300"
+	firstSteady  = "127.0.1.1:1000"
+	secondSteady = "127.0.1.2:1000"
+	firstBroken  = "127.0.1.3:1000"
+	secondBroken = "127.0.1.4:1000"
+	echoing      = "127.0.1.5:1000"
 )
 
 // Every kind of traffic at once, while the target is swapped and servers are restarted and killed: each
@@ -39,7 +41,7 @@ func TestSoak(t *testing.T) {
 	before := w.l.usage()
 	w.run("soak", max(lasting-warm, warm))
 	w.l.checkBack(fmt.Sprintf("%v of everything at once", lasting), before)
-	w.l.checkGoroutines()
+	w.l.checkGoroutines(sessions)
 }
 
 // soak is what changes while the load runs.
@@ -47,6 +49,7 @@ type soak struct {
 	t       *testing.T
 	l       *legate
 	servers map[string]*peer // by address
+	socket  string           // path of the steady link's other entrance
 	current string           // endpoint of the steady link
 	phase   int
 
@@ -55,12 +58,19 @@ type soak struct {
 
 func newSoak(t *testing.T, binary string) *soak {
 	t.Helper()
-	w := &soak{t: t, servers: make(map[string]*peer), current: firstSteady}
+	w := &soak{t: t, servers: make(map[string]*peer), current: firstSteady, socket: testnet.SocketPath(t)}
 	for _, addr := range []string{firstSteady, secondSteady, firstBroken, secondBroken} {
 		w.serve(addr)
 	}
-	steady, broken := fmt.Sprintf("%d=%s", steadyPort, firstSteady), fmt.Sprintf("%d=%s,%s", brokenPort, firstBroken, secondBroken)
-	w.l = setup{binary, 4096, []string{steady, broken}}.start(t)
+	p := startPeer(t, "echo", []string{echoing})
+	var ready string
+	p.hear(&ready)
+	w.l = setup{binary, 4096, []string{
+		steady + "=" + firstSteady,
+		"unix:" + w.socket + "=" + firstSteady,
+		broken + "=" + firstBroken + "," + secondBroken,
+		datagrams + "/udp=" + echoing,
+	}}.start(t)
 	return w
 }
 
@@ -84,11 +94,7 @@ const (
 func (w *soak) run(what string, d time.Duration) {
 	w.t.Helper()
 	w.phase++
-	load := startPeer(w.t, "load", loading{
-		Steady: fmt.Sprintf("127.0.0.1:%d", steadyPort),
-		Broken: fmt.Sprintf("127.0.0.1:%d", brokenPort),
-		Seed:   uint64(w.phase) << 32,
-	})
+	load := startPeer(w.t, "load", loading{Steady: steady, Socket: w.socket, Broken: broken, Datagrams: datagrams, Seed: uint64(w.phase) << 32})
 	f := &follower{done: make(chan struct{})}
 	go f.follow(load)
 	began := time.Now()
@@ -161,8 +167,10 @@ func (w *soak) other() string {
 func (w *soak) swap() {
 	w.t.Helper()
 	to := w.other()
-	if _, err := w.l.verb("swap", strconv.Itoa(steadyPort), to); err != nil {
-		w.t.Fatal(err)
+	for _, link := range []string{steady, "unix:" + w.socket} {
+		if _, err := w.l.verb("swap", link, to); err != nil {
+			w.t.Fatal(err)
+		}
 	}
 	w.current = to
 	w.swaps++
@@ -180,9 +188,11 @@ func (w *soak) restart() {
 }
 
 func (w *soak) busy(addr string) bool {
-	for _, e := range w.l.status(0).Endpoints {
-		if e.Address == addr && e.Current > 0 {
-			return true
+	for link := range 2 {
+		for _, e := range w.l.status(link).Endpoints {
+			if e.Address == addr && e.Current > 0 {
+				return true
+			}
 		}
 	}
 	return false
