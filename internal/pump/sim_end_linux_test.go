@@ -46,6 +46,7 @@ type simEnd struct {
 	sending          bool // a transmission is on the agenda
 	aborted          bool // RST was sent
 	died             bool // a call has reported an error
+	diedAt           int64
 	closedByReset    bool
 	unreadAtClose    int
 	unwatched        bool // it could not be added to the epoll set
@@ -292,7 +293,7 @@ func (e *simEnd) die(errno unix.Errno) {
 	}
 	e.lost = e.outstanding()
 	e.flight, e.connecting = 0, false
-	e.err, e.died = errno, true
+	e.err, e.died, e.diedAt = errno, true, e.w.now
 	e.closed, e.rcvShut, e.sndShut = true, true, true
 	if !e.orphan {
 		e.tell(0)
@@ -364,6 +365,7 @@ func (e *simEnd) close() {
 			if unread {
 				e.other.err = unix.ECONNRESET
 				e.other.reset, e.other.resetAt = true, e.w.now
+				e.other.dies()
 			} else {
 				e.other.rcvFF = true
 			}

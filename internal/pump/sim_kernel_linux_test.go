@@ -275,9 +275,7 @@ func (w *simWorld) shut(fd int) unix.Errno {
 	e := w.socket(fd, "shutdown")
 	w.checkEnd(e)
 	errno := e.shutdown()
-	if errno != 0 {
-		e.died = true
-	}
+	e.ate(0, errno)
 	if w.tracing {
 		w.log("shut %s: %v", e.name, simErrno(errno))
 	}

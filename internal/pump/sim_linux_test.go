@@ -36,7 +36,9 @@ func TestSimulation(t *testing.T) {
 		workers.Go(func() {
 			for !failed.Load() && time.Since(start) < long {
 				seed := base + next.Add(1)
+				hangs := time.AfterFunc(simPatience, func() { panic(fmt.Sprintf("the loop does not come back in seed %d", seed)) })
 				n, failure := trySim(seed, pattern)
+				hangs.Stop()
 				turns.Add(uint64(n))
 				if failure != nil && failed.CompareAndSwap(false, true) {
 					simSeed(t, seed, pattern)
@@ -48,6 +50,10 @@ func TestSimulation(t *testing.T) {
 	took := time.Since(start)
 	t.Logf("%d schedules, %d turns of the loop, from seed %d in %v: %.0f schedules a second", next.Load(), turns.Load(), base+1, took.Round(time.Second), float64(next.Load())/took.Seconds())
 }
+
+// simPatience is for one schedule, which takes milliseconds: a loop that makes
+// no calls any more cannot be stopped in another way than by a panic.
+const simPatience = 30 * time.Second
 
 // simDuration is LEGATE_SIM, or what fits into an ordinary run.
 func simDuration(t *testing.T) time.Duration {

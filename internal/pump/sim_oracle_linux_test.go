@@ -140,6 +140,9 @@ func (w *simWorld) closing(e *simEnd, reset bool) {
 	f := e.flow
 	e.closedByReset = reset
 	e.unreadAtClose = e.queue
+	if reset {
+		f.checkGrace(e)
+	}
 	if f.phase == simComing && reset && e.unwatched {
 		f.phase = simDone // it could not be watched
 		return
@@ -167,7 +170,31 @@ func (w *simWorld) closing(e *simEnd, reset bool) {
 // ate and noted by every read: an end whose error was reported is broken.
 func (e *simEnd) ate(n int, errno unix.Errno) {
 	if errno != 0 && errno != unix.EAGAIN {
-		e.died = true
+		e.dies()
+	}
+}
+
+// dies notes when an end was first known to be broken.
+func (e *simEnd) dies() {
+	if !e.died {
+		e.died, e.diedAt = true, e.w.now
+	}
+}
+
+// checkGrace is asked when an end is reset because the other side broke: what
+// that had sent before has a second to arrive.
+func (f *simFlow) checkGrace(e *simEnd) {
+	w, src := f.w, f.opposite(e)
+	if f.phase != simOpen || src == nil || e.dead() || !src.broken() || f.cutErr != nil || f.freezes || w.cutAll > 0 || e.gone || src.gone || e.other.orphan {
+		return
+	}
+	if w.now > max(src.resetAt, src.diedAt, f.openAt)+int64(lingerTime-simTick) {
+		return
+	}
+	held := src.position + int64(len(e.out.prefix)) - e.written
+	unread := max(src.queue, src.unreadAtClose)
+	if n := e.flight; !e.unix && n > 0 || held > 0 || unread > 0 {
+		w.fail("grace", "%s is reset with %d bytes not delivered, %d held and %d unread", e.name, e.flight, held, unread)
 	}
 }
 

@@ -28,6 +28,9 @@ type simWorld struct {
 	busy   int                // depth of world events inside system calls
 	// moved counts whatever changed; a loop that turns without it spins.
 	moved uint64
+	// calls were made since it last changed.
+	calls      int
+	callsMoved uint64
 	// jitter is how many percent of system calls see the world move on before them.
 	jitter int
 	// lag is how many percent of transmissions take time.
@@ -96,6 +99,11 @@ func (w *simWorld) step() {
 // meanwhile is called by every system call: other threads and machines do not
 // wait for the loop.
 func (w *simWorld) meanwhile() {
+	if w.calls++; w.moved != w.callsMoved {
+		w.calls, w.callsMoved = 0, w.moved
+	} else if w.calls > 100_000 {
+		w.fail("spin", "%d calls in a row, and nothing moves", w.calls)
+	}
 	if w.busy > 0 || w.jitter == 0 || !w.d.chance(w.jitter) {
 		return
 	}
