@@ -198,7 +198,7 @@ func (b *campaign) trace(ctx context.Context) error {
 	for _, p := range b.peers {
 		names = append(names, p.Name)
 	}
-	return b.ask(ctx, task{What: trace, Rows: traced(), Peers: names}, func(_ int, e event) {
+	return b.ask(ctx, task{What: trace, Rows: traced(b.Quick), Peers: names}, func(_ int, e event) {
 		if e.Calls != nil {
 			b.result.Calls = append(b.result.Calls, *e.Calls)
 		}
@@ -206,7 +206,7 @@ func (b *campaign) trace(ctx context.Context) error {
 }
 
 func isTraced(name string) bool {
-	return slices.ContainsFunc(traced(), func(r row) bool { return r.Name == name })
+	return slices.ContainsFunc(traced(false), func(r row) bool { return r.Name == name })
 }
 
 // ask has a round in a network namespace of its own do something, and hands on

@@ -71,6 +71,9 @@ func needNamespaces(t *testing.T) {
 	if err := cmd.Run(); err != nil {
 		testnet.Skip(t, "network namespaces: "+err.Error())
 	}
+	if _, err := exec.LookPath("strace"); err != nil {
+		testnet.Skip(t, "strace: "+err.Error())
+	}
 	for _, name := range []string{peers.HAProxy, peers.Nginx, peers.Socat} {
 		for _, p := range peers.List(peers.Config{}) {
 			if p.Name == name {
@@ -85,7 +88,7 @@ func needNamespaces(t *testing.T) {
 func TestCampaign_MeasuresEveryPeerInEveryRow(t *testing.T) {
 	needNamespaces(t)
 	// One row of each kind: the others are the same code with other numbers.
-	b, out := quickly(t, options{Rows: []string{"requests", "upload", "churn", "gso-64", "mem-active", "mem-stalled"}})
+	b, out := quickly(t, options{Rows: []string{"requests", "churn", "gso-64", "mem-active", "mem-stalled"}})
 	r, err := b.run(t.Context())
 	if err != nil {
 		t.Fatal(err, out)
@@ -103,12 +106,27 @@ func TestCampaign_MeasuresEveryPeerInEveryRow(t *testing.T) {
 			checkCell(t, r, w, p)
 		}
 	}
+	checkCalls(t, r)
 	if err := r.print(out); err != nil {
 		t.Error(err)
 	}
 	for _, want := range []string{"requests: 100k small requests, 50 connections; at ", "RST/RST", "haproxy-tuned", "QUICK=1 shows"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("no %q in\n%s", want, out)
+		}
+	}
+}
+
+// checkCalls: no proxy forwards a request with fewer than a read and a write each
+// way, nor a connection without accepting, connecting and closing twice.
+func checkCalls(t *testing.T, r *result) {
+	t.Helper()
+	for _, name := range []string{peers.Legate, peers.HAProxy, peers.Nginx, peers.Go} {
+		for of, least := range map[string]float64{"requests": 4, "churn": 8} {
+			i := slices.IndexFunc(r.Calls, func(c calls) bool { return c.Peer == name && c.Of == of })
+			if i < 0 || r.Calls[i].Each < least || r.Calls[i].Each > 10*least {
+				t.Errorf("system calls of %s in %s: %+v", name, of, r.Calls)
+			}
 		}
 	}
 }

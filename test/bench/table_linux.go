@@ -26,6 +26,9 @@ func (r *result) tables() (list []table) {
 	if len(r.Calls) > 0 {
 		list = append(list, r.callTable())
 	}
+	if t := r.compareTable(); len(t.lines) > 0 {
+		list = append(list, t)
+	}
 	return append(list, r.peerTable())
 }
 
@@ -208,6 +211,25 @@ func (c calls) top(n int) string {
 		words = append(words, fmt.Sprintf("%s %.1f", name, c.ByName[name]))
 	}
 	return strings.Join(words, ", ")
+}
+
+// compareTable is Legate beside another commit of it.
+func (r *result) compareTable() table {
+	t := table{head: []string{"row", "number", "ratio", "95 % interval"}}
+	groups := r.groups()
+	other := groups[len(groups)-1]
+	if !strings.HasPrefix(other, peers.Legate) {
+		return t
+	}
+	t.title = peers.Legate + " compared with " + other + ", paired by round; below 1 it became cheaper"
+	for _, w := range r.Rows {
+		for _, c := range w.columns() {
+			if s := r.Cells[w.Name][peers.Legate].Ratios[c][other]; c.rated() && s.Rounds > 0 {
+				t.lines = append(t.lines, []string{w.Name, c.title(), ratioText(s), fmt.Sprintf("%.2f .. %.2f", s.Low, s.High)})
+			}
+		}
+	}
+	return t
 }
 
 func (r *result) peerTable() table {

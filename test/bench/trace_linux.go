@@ -27,10 +27,14 @@ type calls struct {
 
 // traced are the loads of the run under strace: slow and alike, so that what is
 // ready at once does not depend on how strace slows a proxy down.
-func traced() []row {
+func traced(quick bool) []row {
+	length := time.Second
+	if quick {
+		length /= 4
+	}
 	return []row{
-		{Name: "requests", Shape: load.Shape{Conns: 50, Request: 64, Response: 64, Depth: 1, Units: 1, Rate: 1000, Time: time.Second, Mode: load.Stream}},
-		{Name: "churn", Shape: load.Shape{Conns: 50, Request: 64, Response: 64, Units: 1, Rate: 200, Time: time.Second, Mode: load.Churn}},
+		{Name: "requests", Kind: kindLoad, Shape: load.Shape{Conns: 50, Request: 64, Response: 64, Depth: 1, Units: 1, Rate: 1000, Time: length, Mode: load.Stream}},
+		{Name: "churn", Kind: kindLoad, Shape: load.Shape{Conns: 50, Request: 64, Response: 64, Units: 1, Rate: 200, Time: length, Mode: load.Churn}},
 	}
 }
 
@@ -40,7 +44,7 @@ func (r *round) trace(ctx context.Context) error {
 		if c.process == nil || c.Name == peers.Socat { // a process per connection: strace -f waits for each
 			continue
 		}
-		for _, w := range traced() {
+		for _, w := range r.Rows {
 			if err := ctx.Err(); err != nil {
 				return fmt.Errorf("stopped: %w", err)
 			}
