@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -18,7 +19,6 @@ import (
 
 	"legate/internal/control"
 	"legate/internal/daemon"
-	"legate/internal/pump"
 	"legate/internal/spec"
 )
 
@@ -81,8 +81,8 @@ Every flag but --links is also a variable: --hold is LEGATE_HOLD.`,
 	f.Var(choice{"log-level", &r.logLevel, []string{"debug", "info", "warn", "error"}}, "log-level", "least level that is logged")
 	addToggle(f, toggle{"log-connections", &r.logConnections}, "log one line per connection when it ends")
 	f.Var(place{&r.control}, "control", "control socket: a name, a path, or off (default legate, in /run/legate)")
-	r.engine = string(pump.EngineEpoll)
-	f.Var(choice{"engine", &r.engine, []string{string(pump.EngineEpoll), string(pump.EngineNet)}}, "engine", "how bytes are moved; net, a goroutine per direction, is for comparison")
+	r.engine = string(daemon.EngineEpoll)
+	f.Var(choice{"engine", &r.engine, []string{string(daemon.EngineEpoll), string(daemon.EngineNet)}}, "engine", "how bytes are moved; net, a goroutine per direction, is for comparison")
 	f.StringVar(&r.stateDir, "state-dir", "", "`DIRECTORY` to keep swaps in, so that they survive a restart")
 	return r
 }
@@ -122,7 +122,8 @@ func (r *runCommand) forward(first, second context.Context, c *cobra.Command, ar
 		Places:         control.DefaultPlaces(r.process.getenv),
 		StateDir:       r.stateDir,
 		Drain:          r.drain,
-		Engine:         pump.EngineName(r.engine),
+		Engine:         daemon.EngineName(r.engine),
+		Loops:          tuneRuntime(),
 		LogConnections: r.logConnections,
 		Version:        versionText(),
 		Log:            log,
@@ -132,6 +133,16 @@ func (r *runCommand) forward(first, second context.Context, c *cobra.Command, ar
 	})
 	defer context.AfterFunc(second, d.Cut)()
 	return d.Run(first)
+}
+
+// tuneRuntime returns how many loops shall carry bytes: one per usable core. The
+// scheduler gets one processor more than there are loops: without an idle one
+// its monitor takes a loop's away each time that it waits for events (retake in
+// runtime/proc.go), and wakes every 20 us to look for that.
+func tuneRuntime() (loops int) {
+	loops = runtime.GOMAXPROCS(0)
+	runtime.GOMAXPROCS(loops + 1)
+	return loops
 }
 
 func (r *runCommand) logHandler(w io.Writer) slog.Handler {

@@ -42,7 +42,8 @@ type Config struct {
 	// they are cut at once.
 	Drain          time.Duration
 	LogConnections bool
-	Engine         pump.EngineName // "": the default
+	Engine         EngineName // "": EngineEpoll
+	Loops          int        // of the engine on epoll; 0: one per usable core
 	Version        string
 	Log            *slog.Logger // nil: none
 	// Ready is called once, when the links of the command line and the control
@@ -50,6 +51,15 @@ type Config struct {
 	// needs to know.
 	Ready func(address string)
 }
+
+// EngineName names a way of moving bytes.
+type EngineName = pump.EngineName
+
+// The engines.
+const (
+	EngineEpoll = pump.EngineEpoll
+	EngineNet   = pump.EngineNet
+)
 
 // Daemon is one running Legate.
 type Daemon struct {
@@ -133,7 +143,7 @@ func (d *Daemon) Run(ctx context.Context) (err error) {
 // build makes the parts. They call each other through the daemon's fields,
 // which are all set before the first of them has anything to do.
 func (d *Daemon) build() (err error) {
-	d.engine, err = pump.New(d.cfg.Engine, pump.Config{Log: d.cfg.Log})
+	d.engine, err = pump.New(d.cfg.Engine, pump.Config{Log: d.cfg.Log, Loops: d.cfg.Loops})
 	switch {
 	case errors.Is(err, pump.ErrDescriptors):
 		return spec.Errorf("raise it: ulimit -n 65536 (docker run --ulimit nofile=65536)", "start engine: %v", err)
