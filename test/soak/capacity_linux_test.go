@@ -42,7 +42,7 @@ func TestCapacity(t *testing.T) {
 	l := setup{product(), descriptors, []string{"1100=" + echoServers(t, 2)}}.start(t)
 	start := l.usage()
 	idle := crowd{conns: 9000}
-	active := crowd{conns: 4500, every: time.Second, lasting: 3 * time.Second}
+	active := crowd{conns: 4500, every: time.Second, least: 3}
 	idle.visit(t, l)
 	active.visit(t, l)
 	once := l.usage()
@@ -63,9 +63,9 @@ func TestCapacity(t *testing.T) {
 
 // crowd is clients that come, stay and leave.
 type crowd struct {
-	conns   int
-	every   time.Duration // 0: idle
-	lasting time.Duration // how long active ones stay
+	conns int
+	every time.Duration // 0: idle
+	least int           // messages of each active one
 }
 
 const crowdProcesses = 2
@@ -76,18 +76,15 @@ func (c crowd) visit(t *testing.T, l *legate) {
 	peers := make([]*peer, crowdProcesses)
 	share := c.conns / crowdProcesses
 	for i := range peers {
-		peers[i] = startPeer(t, "hold", holding{Addrs: entrances(1100), Conns: share, Every: c.every})
+		peers[i] = startPeer(t, "hold", holding{Addrs: entrances(1100), Conns: share, Every: c.every, Least: c.least})
 	}
 	c.expect(t, "open", share, peers)
 	up := time.Since(began)
-	if c.lasting > 0 {
-		<-time.After(c.lasting) // they talk meanwhile
-	}
 	if open := l.status(0).Counters.Current; open != int64(c.conns) {
 		t.Errorf("%d connections are open, want %d", open, c.conns)
 	}
 	full := l.usage()
-	all := c.order(t, "check", c.exchanges(share), peers)
+	all := c.order(t, "check", share*max(1, c.least), peers)
 	c.order(t, "leave", share, peers)
 	for _, p := range peers {
 		p.wait()
@@ -96,14 +93,6 @@ func (c crowd) visit(t *testing.T, l *legate) {
 	t.Logf("%d connections, a message every %v: opened in %v, %d exchanges, the slowest took %v; legate with them: %v (%.1f KiB each); in all %v",
 		c.conns, c.every, up.Round(time.Millisecond), all.Done, all.Worst.Round(time.Millisecond), full,
 		float64(full.RSS-before.RSS)/1024/float64(c.conns), time.Since(began).Round(time.Millisecond))
-}
-
-// exchanges is how many of them so many connections do at least until the order "check".
-func (c crowd) exchanges(conns int) int {
-	if c.every == 0 {
-		return conns
-	}
-	return conns * (int(c.lasting/c.every) - 1) // the first comes within a period, not at its start
 }
 
 // order gives an order to all and checks that each process does at least want of what it means.

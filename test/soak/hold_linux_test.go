@@ -65,6 +65,7 @@ type holding struct {
 	Addrs []string
 	Conns int
 	Every time.Duration // 0: a connection is idle between orders
+	Least int           // messages of each connection that is not, however slow the machine is
 }
 
 const (
@@ -105,7 +106,7 @@ func playHold(s stage) error {
 		return err
 	}
 	if cfg.Every > 0 {
-		if err := chatter(s, conns, cfg.Every); err != nil {
+		if err := chatter(s, conns, cfg); err != nil {
 			return err
 		}
 	} else {
@@ -123,12 +124,12 @@ func playHold(s stage) error {
 }
 
 // chatter has every connection exchange a message in each period until the order "check".
-func chatter(s stage, conns []*held, every time.Duration) error {
+func chatter(s stage, conns []*held, cfg holding) error {
 	var t tally
 	var all sync.WaitGroup
 	stop := make(chan struct{})
 	for _, c := range conns {
-		all.Go(func() { c.chat(&t, every, stop) })
+		all.Go(func() { c.chat(&t, cfg, stop) })
 	}
 	err := s.await("check")
 	close(stop)
@@ -136,17 +137,21 @@ func chatter(s stage, conns []*held, every time.Duration) error {
 	return errors.Join(err, s.out.Encode(t.report()))
 }
 
-func (c *held) chat(t *tally, every time.Duration, stop <-chan struct{}) {
+func (c *held) chat(t *tally, cfg holding, stop <-chan struct{}) {
 	// Spread over the period, or all would speak at once.
-	next := time.NewTimer(every * time.Duration(c.id%997) / 997)
+	next := time.NewTimer(cfg.Every * time.Duration(c.id%997) / 997)
 	defer next.Stop()
-	for {
+	for done := 0; ; done++ {
+		stop := stop
+		if done < cfg.Least {
+			stop = nil
+		}
 		select {
 		case <-stop:
 			return
 		case <-next.C:
 		}
-		next.Reset(every)
+		next.Reset(cfg.Every)
 		began := time.Now()
 		err := c.exchange()
 		t.add(time.Since(began), err)
