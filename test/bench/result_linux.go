@@ -202,15 +202,6 @@ func (r *result) completePeer(p peers.Peer) {
 	}
 }
 
-func (r *result) peer(name string) peerSum {
-	for _, p := range r.Peers {
-		if p.Peer == name {
-			return p
-		}
-	}
-	return peerSum{Peer: name}
-}
-
 // verdict is an error when Legate itself could not be measured; a missing peer
 // is none.
 func (r *result) verdict() error {

@@ -59,7 +59,8 @@ func TestReadBusy_SeesWork(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	work(200_000_000)
+	x := uint64(1)
+	work(&x, 50_000_000)
 	spent, err := CPUTime(os.Getpid())
 	if err != nil {
 		t.Fatal(err)

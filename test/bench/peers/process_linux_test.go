@@ -115,7 +115,9 @@ func TestRelay_PassesTheGate(t *testing.T) {
 		t.Errorf("%q, %v", resets, err)
 	}
 	l.Close()
-	<-done
+	if err := <-done; err == nil {
+		t.Error("it ends without the reason")
+	}
 }
 
 // A configuration is for one start only: two nginx must not share a pid file.
