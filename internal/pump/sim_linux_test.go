@@ -85,14 +85,35 @@ func simSeed(t *testing.T, seed uint64, pattern *simPattern) {
 		seed, failure, len(small.plan)+len(small.play), len(c.plan)+len(c.play), s.w.story(), shrunk, seed)
 }
 
-// TestSimulation_Seeds plays schedules that once found something, or nearly so.
+// TestSimulation_Seeds plays schedules that found something: in the loop, or in
+// one that was broken on purpose. A seed means another schedule once simPlan or
+// the simulated kernel draws in another order.
 func TestSimulation_Seeds(t *testing.T) {
 	pattern := newSimPattern()
 	for _, c := range []struct {
 		seed uint64
 		why  string
 	}{
-		{1, "the plainest there is"},
+		{130366758603744, "the last single byte of payload was taken for our FIN"},
+		{256121119125079, "the rest of a prefix waited for the client's first byte"},
+		{69396960553089, "a splice stood still at out-of-band data"},
+		{24402007410296, "a read that filled the buffer was taken for all there is"},
+		{148387420633903, "a short read hid the end that came with it"},
+		{250352075451801, "a short read stopped at out-of-band data"},
+		{85549510554818, "a socket was never written to again"},
+		{145266343799744, "a flow that had spent its budget was forgotten"},
+		{276552890970091, "an event met the next flow of its slot"},
+		{169415315806646, "an event met another leg"},
+		{118771045834600, "a reset went unnoticed"},
+		{24505238527671, "what was sent before a reset was thrown away"},
+		{45282858323367, "an end was not waited for"},
+		{177564943719394, "a pipe with bytes in it was lent again"},
+		{58097800710247, "a splice that found nothing was tried again and again"},
+		{187426209157646, "a leg's turn never came, and the timer fired for ever"},
+		{71463173295634, "a leg outlived its time-out"},
+		{279857259167115, "a resumed flow had forgotten the end it had read"},
+		{26368959105839, "a late close was taken for an early one"},
+		{155108247959510, "a listener that had met EMFILE was forgotten"},
 	} {
 		t.Run(fmt.Sprint(c.seed), func(t *testing.T) {
 			if _, failure := runSim(c.seed, pattern); failure != nil {
