@@ -113,9 +113,7 @@ func (l *legate) answers() bool {
 
 // finish has it end as an operator would, which must be clean.
 func (l *legate) finish() {
-	if l.cmd.ProcessState == nil {
-		_ = l.cmd.Process.Signal(syscall.SIGTERM) // it may be gone
-	}
+	_ = l.cmd.Process.Signal(syscall.SIGTERM) // it may be gone
 	select {
 	case err := <-l.ended:
 		if err != nil && !l.t.Failed() {
