@@ -8,7 +8,9 @@ import (
 	"maps"
 	"net"
 	"net/netip"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"sync"
@@ -431,6 +433,34 @@ func TestUDP_RefusedLegIsNotTried(t *testing.T) {
 	eventually(t, func() bool { return w.h.ends() == 2 })
 	if r := w.h.done(1); !errors.Is(r.Err, loop) {
 		t.Errorf("result %+v", r)
+	}
+}
+
+// A datagram takes one receive: none that only tells that there is no more.
+func TestUDP_SingleDatagramsTakeOneReceiveEach(t *testing.T) {
+	if _, err := exec.LookPath("strace"); err != nil {
+		testnet.Skip(t, "needs strace")
+	}
+	const questions = 200
+	trace := filepath.Join(t.TempDir(), "trace")
+	parent := testnet.Child{Through: []string{"strace", "-f", "--seccomp-bpf", "-e", "trace=recvmmsg", "-o", trace}}.Run(t, func() {
+		w := serveUDPOn(t, "127.0.0.1:0", Listener{}, nil)
+		w.h.set(to(echo(t, "127.0.0.1:0", "")))
+		c := w.client(t, "127.0.0.1")
+		for i := range questions {
+			ask(t, c, fmt.Sprint(i), fmt.Sprint(i))
+		}
+	})
+	if !parent {
+		return
+	}
+	calls, err := os.ReadFile(trace)
+	if err != nil {
+		t.Fatal(err)
+	}
+	took, empty := bytes.Count(calls, []byte(") = 1")), bytes.Count(calls, []byte("EAGAIN"))
+	if took != 2*questions || empty > questions/4 {
+		t.Errorf("%d receives of one datagram and %d of none, want %d and next to none", took, empty, 2*questions)
 	}
 }
 
