@@ -29,7 +29,8 @@ type campaign struct {
 	peers  []peers.Peer
 	noise  *machine.Noise
 	began  time.Time
-	longer time.Duration // the last full round
+	last   time.Time                // when the last row of a round ended
+	cost   map[string]time.Duration // how long each row took the last time
 	result *result
 }
 
@@ -42,7 +43,7 @@ func newCampaign(o options, c peers.Config, out io.Writer) (*campaign, error) {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("make a folder: %w", err)
 	}
-	b := &campaign{options: o, out: out, config: c, dir: dir, began: time.Now()}
+	b := &campaign{options: o, out: out, config: c, dir: dir, began: time.Now(), cost: map[string]time.Duration{}}
 	for _, r := range rows(o.Full, o.Quick) {
 		if o.Rows == nil || slices.Contains(o.Rows, r.Name) {
 			if o.Rounds > 0 {
@@ -80,7 +81,7 @@ func (b *campaign) run(ctx context.Context) (*result, error) {
 		if len(lacking) == 0 || number > b.most() {
 			break
 		}
-		if spent := time.Since(b.began); number > 1 && spent+b.longer > b.Limit {
+		if time.Since(b.began)+b.expected(lacking) > b.Limit {
 			fmt.Fprintf(b.out, "stopped after %d rounds: another would take it over %s\n", number-1, b.Limit)
 			break
 		}
@@ -101,20 +102,27 @@ func (b *campaign) most() (n int) {
 	return n
 }
 
-// round takes the peers in an order of its own: in turn forwards and
-// backwards, and each time another one first.
 func (b *campaign) round(ctx context.Context, number int, lacking []row) error {
-	began := time.Now()
-	err := b.ask(ctx, task{Number: number, What: measure, Rows: lacking, Peers: b.order(number), Noise: b.noise}, b.note)
-	if len(lacking) == len(b.rows) || b.longer == 0 {
-		b.longer = time.Since(began)
+	if b.result.out(peers.Direct) {
+		return errors.New("the connection without a proxy does not work; nothing can be compared with it")
 	}
-	return err
+	b.last = time.Now()
+	return b.ask(ctx, task{Number: number, What: measure, Rows: lacking, Peers: b.order(number), Noise: b.noise}, b.note)
 }
 
+// expected is how long a round of some rows will take, as they last did.
+func (b *campaign) expected(list []row) (sum time.Duration) {
+	for _, w := range list {
+		sum += b.cost[w.Name]
+	}
+	return sum
+}
+
+// order takes the peers in turn forwards and backwards, and each time another
+// one first. Whoever failed the gate is out.
 func (b *campaign) order(number int) (names []string) {
 	for _, p := range b.peers {
-		if !p.Seldom || number%2 == 1 {
+		if (!p.Seldom || number%2 == 1) && !b.result.out(p.Name) {
 			names = append(names, p.Name)
 		}
 	}
@@ -136,20 +144,30 @@ func (b *campaign) note(number int, e event) {
 	case e.Sample != nil:
 		b.result.Samples = append(b.result.Samples, *e.Sample)
 	case e.Block != nil:
-		fmt.Fprintln(b.out, b.result.progress(*e.Block, number, time.Since(b.began), b.left(number)))
+		b.cost[e.Block.Row], b.last = time.Since(b.last), time.Now()
+		fmt.Fprintln(b.out, b.result.progress(*e.Block, number, time.Since(b.began), b.left()))
 	}
 }
 
-// left guesses from the rounds so far.
-func (b *campaign) left(number int) time.Duration {
-	rounds := 0
-	for _, r := range b.rows {
-		rounds = max(rounds, r.Rounds)
-	}
-	if b.longer == 0 || rounds < number {
+// left guesses from how long each row took the last time; rows that were not
+// yet measured count as this round's average.
+func (b *campaign) left() (sum time.Duration) {
+	if len(b.cost) == 0 {
 		return 0
 	}
-	return b.longer * time.Duration(rounds-number+1)
+	var known time.Duration
+	for _, cost := range b.cost {
+		known += cost
+	}
+	for _, w := range b.result.Rows {
+		cost, measured := b.cost[w.Name]
+		if !measured {
+			cost = known / time.Duration(len(b.cost))
+		}
+		quiet, _ := b.result.quietRounds(w.Name)
+		sum += cost * time.Duration(max(0, w.Rounds-quiet))
+	}
+	return sum
 }
 
 // calibrate finds the rate of every row: a share of the most that the slowest

@@ -43,15 +43,15 @@ type bar struct {
 // hold.
 func (r *result) bars() (list []bar) {
 	for _, w := range r.Rows {
-		column := own
+		column, unit := own, " s"
 		if w.Kind == kindMemory {
-			column = user
+			column, unit = user, " kB"
 		}
 		for _, p := range r.Peers {
 			c := r.Cells[w.Name][p.Peer]
 			if ratio := c.Ratios[column][best]; ratio.Rounds > 0 && p.Peer != peers.Direct {
 				group := w.Title + " (" + w.Name + ")"
-				list = append(list, bar{group, p.Peer, p.Ours, ratio, column.format(c.Values[column])})
+				list = append(list, bar{group, p.Peer, p.Ours, ratio, column.format(c.Values[column]) + unit})
 			}
 		}
 	}

@@ -104,6 +104,11 @@ func (r *result) fact(f fact) bool {
 	return news
 }
 
+// out tells that a peer is not compared.
+func (r *result) out(peer string) bool {
+	return slices.ContainsFunc(r.Peers, func(p peerSum) bool { return p.Peer == peer && p.Note != "" })
+}
+
 // maximum keeps a result of the calibration. A peer that cannot do a row at all
 // will fail in it.
 func (r *result) maximum(s sample) {
