@@ -157,20 +157,26 @@ func (l *loop) end(f *epollFlow, e ending) {
 		l.dropLegs(f, ErrNotTried)
 		l.putAttempt(f)
 	}
+	l.closeSides(f, e.reset)
+	l.report(f, e)
+}
+
+// closeSides closes the sockets, with RST where they are to be reset, and
+// drops what is held from them.
+func (l *loop) closeSides(f *epollFlow, reset bool) {
 	for i := range f.s.side {
 		p := &f.s.side[i]
 		l.letGo(p)
-		if p.fd == none {
+		switch {
+		case p.fd == none:
 			continue
-		}
-		if e.reset {
+		case reset:
 			l.k.abort(int(p.fd))
-		} else {
+		default:
 			l.k.close(int(p.fd))
 		}
 		p.fd = none
 	}
-	l.report(f, e)
 }
 
 func (l *loop) report(f *epollFlow, e ending) {

@@ -121,7 +121,9 @@ func (l *loop) resume(s State, r *record, h Handler, data any) (*Flow, error) {
 	f.s.side[client].moved.Store(r.moved.In)
 	f.s.side[endpoint].moved.Store(r.moved.Out)
 	if errno := l.resumeSides(f, [2]int{s.Client, s.Endpoint}, r); errno != 0 {
-		l.end(f, ending{cause: CauseCut, err: errno, reset: true})
+		l.closeSides(f, true)
+		l.giveBack(f)
+		l.forget(f)
 		return nil, os.NewSyscallError("epoll_ctl", errno)
 	}
 	if f.s.side[client].has(passed) && f.s.side[endpoint].has(passed) {

@@ -30,8 +30,9 @@ type Engine interface {
 	// reached, and closes it again.
 	Dial(ctx context.Context, leg Leg) error
 	// Resume takes up a flow that was frozen, of which data becomes Flow.Data.
-	// The handler is not asked: it hears of the flow's end only. The state's
-	// sockets are the engine's now; on error they are closed.
+	// The handler is not asked: it hears of the flow's end only, perhaps before
+	// Resume returns. The state's sockets are the engine's now; on error they
+	// are closed, and the handler hears nothing.
 	Resume(s State, h Handler, data any) (*Flow, error)
 	// Close ends every flow with CauseCut and returns when nothing of the
 	// engine runs any more.
