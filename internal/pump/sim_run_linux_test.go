@@ -188,7 +188,10 @@ func (s *sim) resume(f *simFlow, state State) {
 		s.w.log("resume %s on loop %d", f.name, i)
 		fl, err := l.resume(state, &r, s.handler, f)
 		f.resuming = false
-		if err == nil && f.phase != simDone {
+		switch {
+		case err != nil:
+			f.phase, f.flow = simDone, nil // who asked knows; nobody else hears of it
+		case f.phase != simDone:
 			f.flow = fl
 		}
 	}})
