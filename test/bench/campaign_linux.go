@@ -78,7 +78,7 @@ func (b *campaign) run(ctx context.Context) (*result, error) {
 	}
 	for number := 1; ; number++ {
 		lacking := b.result.lacking()
-		if len(lacking) == 0 || number > b.most() {
+		if len(lacking) == 0 || number > b.most() || b.result.out(peers.Legate) {
 			break
 		}
 		if time.Since(b.began)+b.expected(lacking) > b.Limit {

@@ -155,7 +155,7 @@ func (r *round) memory(ctx context.Context, c *contestant, w row) (sample, error
 	if _, err := r.once(c, load.Shape{Conns: memoryWarm, Request: 64, Response: 64, Depth: 1, Rate: 1000, Time: memorySettle, Mode: load.Stream}); err != nil {
 		return sample{}, err
 	}
-	before, err := c.memory(ctx, memorySettle)
+	before, err := r.memoryOf(ctx, c, memorySettle)
 	if err != nil {
 		return sample{}, err
 	}
@@ -179,7 +179,7 @@ func (r *round) holding(ctx context.Context, c *contestant, shape load.Shape) (m
 			return m, err
 		}
 		defer stop()
-		return c.memory(ctx, stallSettle)
+		return r.memoryOf(ctx, c, stallSettle)
 	}
 	clients, err := load.Open(c.addr, shape, r.server)
 	if err != nil {
@@ -187,22 +187,26 @@ func (r *round) holding(ctx context.Context, c *contestant, shape load.Shape) (m
 	}
 	defer clients.Close()
 	if shape.Rate == 0 {
-		return c.memory(ctx, memorySettle)
+		return r.memoryOf(ctx, c, memorySettle)
 	}
 	done := make(chan error, 1)
 	go func() {
 		_, err := clients.Run()
 		done <- err
 	}()
-	m, err = c.memory(ctx, memorySettle) // in the midst of it
+	m, err = r.memoryOf(ctx, c, memorySettle) // in the midst of it
 	if ran := <-done; ran != nil {
 		return m, ran
 	}
 	return m, err
 }
 
-// memory waits until what was begun is held.
-func (c *contestant) memory(ctx context.Context, settle time.Duration) (machine.Memory, error) {
+// memoryOf waits until what was begun is held; where no number counts, not so
+// long.
+func (r *round) memoryOf(ctx context.Context, c *contestant, settle time.Duration) (machine.Memory, error) {
+	if r.Noise == nil {
+		settle /= 4
+	}
 	wait := time.NewTimer(settle)
 	select {
 	case <-wait.C:

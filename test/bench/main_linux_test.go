@@ -28,7 +28,7 @@ func TestMain(m *testing.M) {
 }
 
 // quickly is a campaign whose every cell is a moment.
-func quickly(t *testing.T, o options) (*campaign, *bytes.Buffer) {
+func quickly(t *testing.T, binary string, o options) (*campaign, *bytes.Buffer) {
 	t.Helper()
 	t.Setenv("GORACE", "atexit_sleep_ms=0") // a second otherwise, for each process
 	var out bytes.Buffer
@@ -37,7 +37,7 @@ func quickly(t *testing.T, o options) (*campaign, *bytes.Buffer) {
 		t.Fatal(err)
 	}
 	o.Quick, o.Rounds, o.Limit = true, 1, time.Minute
-	b, err := newCampaign(o, peers.Config{Self: self, Binary: buildLegate(t)}, &out)
+	b, err := newCampaign(o, peers.Config{Self: self, Binary: binary}, &out)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,7 +88,7 @@ func needNamespaces(t *testing.T) {
 func TestCampaign_MeasuresEveryPeerInEveryRow(t *testing.T) {
 	needNamespaces(t)
 	// One row of each kind: the others are the same code with other numbers.
-	b, out := quickly(t, options{Rows: []string{"requests", "churn", "gso-64", "mem-active", "mem-stalled"}})
+	b, out := quickly(t, buildLegate(t), options{Rows: []string{"requests", "churn", "gso-64", "mem-active", "mem-stalled"}})
 	r, err := b.run(t.Context())
 	if err != nil {
 		t.Fatal(err, out)
@@ -155,8 +155,7 @@ func checkCell(t *testing.T, r *result, w row, p peers.Peer) {
 
 func TestCampaign_SaysWhoIsNotThere(t *testing.T) {
 	needNamespaces(t)
-	b, out := quickly(t, options{Rows: []string{"requests"}, Peers: []string{peers.Legate}})
-	b.config.Binary += "-gone"
+	b, out := quickly(t, "gone", options{Rows: []string{"requests"}, Peers: []string{peers.Legate}})
 	r, err := b.run(t.Context())
 	if err != nil {
 		t.Fatal(err, out)
@@ -171,7 +170,7 @@ func TestCampaign_SaysWhoIsNotThere(t *testing.T) {
 
 func TestCampaign_StoppedLeavesNothing(t *testing.T) {
 	needNamespaces(t)
-	b, _ := quickly(t, options{Rows: []string{"churn"}})
+	b, _ := quickly(t, "", options{Rows: []string{"churn"}, Peers: []string{peers.Go}})
 	for i := range b.rows {
 		b.rows[i].Shape.Time = time.Minute
 	}

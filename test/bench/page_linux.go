@@ -67,7 +67,7 @@ func (r *result) page() string {
 	b.WriteString("## Configurations\n\n")
 	for _, p := range r.Peers {
 		if p.Peer != peers.Direct && p.Note == "" {
-			fmt.Fprintf(&b, "%s: `%s`\n\n", p.Peer, neutral(p.Command, p.Peer))
+			fmt.Fprintf(&b, "%s: `%s`\n\n", p.Peer, p.Command)
 		}
 		if p.Config != "" && p.Note == "" {
 			fmt.Fprintf(&b, "```\n%s```\n\n", p.Config)

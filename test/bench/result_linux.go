@@ -70,7 +70,7 @@ func newResult(o options, list []row) *result {
 		Machine: machineFact{
 			CPU:        afterColon("/proc/cpuinfo", "model name"),
 			Cores:      runtime.NumCPU(),
-			Memory:     afterColon("/proc/meminfo", "MemTotal"),
+			Memory:     gibibytes(afterColon("/proc/meminfo", "MemTotal")),
 			Kernel:     read("/proc/sys/kernel/osrelease"),
 			System:     system(read("/etc/os-release")),
 			Go:         runtime.Version(),
@@ -93,7 +93,7 @@ func (r *result) fact(f fact) bool {
 		p.Note = f.Note
 	}
 	if p.Command == "" {
-		p.Command = f.Command
+		p.Command = neutral(f.Command, f.Peer)
 	}
 	if f.Resets != "" {
 		p.Resets = f.Resets
@@ -267,6 +267,15 @@ func afterColon(file, key string) string {
 		}
 	}
 	return ""
+}
+
+// gibibytes makes "24684092 kB" readable.
+func gibibytes(text string) string {
+	var kB float64
+	if _, err := fmt.Sscanf(text, "%f kB", &kB); err != nil {
+		return text
+	}
+	return fmt.Sprintf("%.1f GiB", kB/(1<<20))
 }
 
 // system reads man 5 os-release.

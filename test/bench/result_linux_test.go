@@ -311,6 +311,33 @@ func TestParseStrace(t *testing.T) {
 	}
 }
 
+func TestGibibytes(t *testing.T) {
+	if got := gibibytes("24684092 kB"); got != "23.5 GiB" {
+		t.Errorf("%q", got)
+	}
+}
+
+// A page without a number would take the place of one with numbers.
+func TestSave_KeepsThePageWhenNothingCounts(t *testing.T) {
+	t.Chdir(t.TempDir())
+	r := typical()
+	for i := range r.Samples {
+		r.Samples[i].Void = true
+	}
+	if err := r.save(io.Discard, options{Write: true}); err == nil || !strings.Contains(err.Error(), "noisy") {
+		t.Errorf("error %v", err)
+	}
+	if _, err := os.Stat(docsDir); err == nil {
+		t.Error("it was written")
+	}
+	if err := typical().save(io.Discard, options{Write: true}); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(filepath.Join(docsDir, docsName+".md")); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestSystem(t *testing.T) {
 	if got := system("NAME=x\nPRETTY_NAME=\"Some Linux 12\"\n"); got != "Some Linux 12" {
 		t.Errorf("%q", got)

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 )
 
 // Where results go: every run into a folder that make clean removes, and with
@@ -24,6 +25,9 @@ func (r *result) save(out io.Writer, o options) error {
 	}
 	if _, err := fmt.Fprintf(out, "saved: %s/%s.json and .svg\n", historyDir, name); err != nil || !o.Write {
 		return err
+	}
+	if !slices.ContainsFunc(r.Rows, func(w row) bool { return r.noisy(w) == "" }) {
+		return errors.New("the documentation stays as it is: the machine was too noisy for any row")
 	}
 	if err := errors.Join(r.write(docsDir, docsName), r.writePage(filepath.Join(docsDir, docsName+".md"))); err != nil {
 		return err

@@ -256,7 +256,14 @@ func (r *result) peerTable() table {
 func (r *result) targetTable() table {
 	t := table{title: "targets: met when the upper end of the 95 % interval is at most 1.03 x the target", head: []string{"row", "number", "target", "measured", "95 % interval", ""}}
 	for _, v := range r.Verdicts {
-		t.lines = append(t.lines, []string{v.Row, v.number(), v.bound(), v.scaled(v.Value.Median), v.scaled(v.Value.Low) + " .. " + v.scaled(v.Value.High), v.word()})
+		measured, interval := "-", "-"
+		if v.Value.Rounds > 0 {
+			measured = v.scaled(v.Value.Median)
+		}
+		if v.Value.Rounds > 1 {
+			interval = v.scaled(v.Value.Low) + " .. " + v.scaled(v.Value.High)
+		}
+		t.lines = append(t.lines, []string{v.Row, v.number(), v.bound(), measured, interval, v.word()})
 	}
 	return t
 }
