@@ -42,6 +42,8 @@ type kernel struct {
 	close func(fd int)
 	abort func(fd int)
 
+	// tend sets the options that only a connection needs that lives or stalls.
+	tend func(fd int)
 	// takeError returns the pending error, which is reported once (socket(7)).
 	takeError func(fd int) unix.Errno
 	unread    func(fd int) int
@@ -108,6 +110,7 @@ func (x *linux) kernel() kernel {
 		now: x.now, start: x.start, wait: x.wait, wake: x.wake, watch: x.watch, unwatch: x.unwatch,
 		accept: x.accept, dial: x.dial, meetsItself: x.meetsItself,
 		read: rawRead, write: rawWrite, splice: rawSplice, pipe: newPipe, shut: rawShut, close: rawClose, abort: x.abort,
+		tend:      x.tend,
 		takeError: x.takeError, unread: x.unread, undelivered: x.undelivered, silent: isSilentFD,
 	}
 }
@@ -198,7 +201,7 @@ func (x *linux) connect(fd, domain int, leg *Leg) unix.Errno {
 			return unix.EINVAL
 		}
 	} else {
-		if errno := x.setOptions(fd); errno != 0 {
+		if errno := x.setOption(fd, &noDelay); errno != 0 {
 			return errno
 		}
 		size = rawInet(&x.to, domain, leg.Addr)
@@ -217,10 +220,15 @@ func (x *linux) connect(fd, domain int, leg *Leg) unix.Errno {
 	}
 }
 
-// streamOptions are those of every TCP socket; a listener hands them to the
-// sockets that it accepts.
-var streamOptions = [...]struct{ level, name, value int32 }{
-	{unix.IPPROTO_TCP, unix.TCP_NODELAY, 1},
+type socketOption struct{ level, name, value int32 }
+
+// noDelay is what a TCP socket needs before its first byte.
+var noDelay = socketOption{unix.IPPROTO_TCP, unix.TCP_NODELAY, 1}
+
+// tendedOptions are the others. Set one by one on each socket that is dialled
+// they would be a fifth of a short connection's system calls; a listener hands
+// them to the sockets that it accepts.
+var tendedOptions = [...]socketOption{
 	{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
 	{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, int32(keepAlive.Idle / time.Second)},
 	{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, int32(keepAlive.Interval / time.Second)},
@@ -228,14 +236,16 @@ var streamOptions = [...]struct{ level, name, value int32 }{
 	{unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, notSentLowat},
 }
 
-func (x *linux) setOptions(fd int) unix.Errno {
-	for _, o := range &streamOptions {
-		x.number = o.value
-		if _, _, errno := unix.RawSyscall6(unix.SYS_SETSOCKOPT, uintptr(fd), uintptr(o.level), uintptr(o.name), uintptr(unsafe.Pointer(&x.number)), unsafe.Sizeof(x.number), 0); errno != 0 {
-			return errno
-		}
+func (x *linux) tend(fd int) {
+	for i := range tendedOptions {
+		_ = x.setOption(fd, &tendedOptions[i]) // fails only on a socket that is over
 	}
-	return 0
+}
+
+func (x *linux) setOption(fd int, o *socketOption) unix.Errno {
+	x.number = o.value
+	_, _, errno := unix.RawSyscall6(unix.SYS_SETSOCKOPT, uintptr(fd), uintptr(o.level), uintptr(o.name), uintptr(unsafe.Pointer(&x.number)), unsafe.Sizeof(x.number), 0)
+	return errno
 }
 
 // rawUnix needs a path shorter than sun_path; it returns 0 for another.

@@ -46,19 +46,20 @@ type epollAcceptor struct {
 	closed  bool
 
 	// The home loop's.
-	state   acceptState
-	want    acceptState
-	path    string      // of a unix socket
-	file    os.FileInfo // the socket file that is ours
-	watched bool
-	batch   int      // how many clients may be there, as far as one knows
-	turn    bool     // the socket was reported in this turn
-	againAt int64    // when to try again what failed; never: nothing failed
-	waiting accepted // the client in hand, for want of a place or descriptors
-	place   bool     // its place in the limit is taken
-	room    bool     // its descriptors are taken
-	ticket  *waiter  // for what it still lacks
-	lacks   *budget  // who gave the ticket
+	state    acceptState
+	want     acceptState
+	path     string      // of a unix socket
+	file     os.FileInfo // the socket file that is ours
+	watched  bool
+	batch    int      // how many clients may be there, as far as one knows
+	calledAt uint64   // the last turn in which it accepted
+	turn     bool     // the socket was reported in this turn
+	againAt  int64    // when to try again what failed; never: nothing failed
+	waiting  accepted // the client in hand, for want of a place or descriptors
+	place    bool     // its place in the limit is taken
+	room     bool     // its descriptors are taken
+	ticket   *waiter  // for what it still lacks
+	lacks    *budget  // who gave the ticket
 
 	warned atomic.Int64 // when, in Unix seconds
 }
@@ -111,7 +112,7 @@ func (a *epollAcceptor) adopt(fd int) error {
 }
 
 func setStreamOptions(fd int) error {
-	for _, o := range &streamOptions {
+	for _, o := range append(tendedOptions[:], noDelay) {
 		if err := unix.SetsockoptInt(fd, int(o.level), int(o.name), int(o.value)); err != nil {
 			return fmt.Errorf("adopt listener: %w", err)
 		}
@@ -163,9 +164,13 @@ func (l *loop) acceptCalled() {
 	}
 }
 
-// acceptSome takes as many clients as came the last time, and more when there
-// were as many: an accept that finds nobody is a call for nothing.
+// acceptSome takes one client, and more when the turn before left some: an
+// accept that finds nobody is a call for nothing.
 func (a *epollAcceptor) acceptSome() {
+	if a.calledAt+1 != a.home.turns {
+		a.batch = 1
+	}
+	a.calledAt = a.home.turns
 	for n := range a.batch {
 		if a.waiting.fd != none {
 			return

@@ -150,7 +150,7 @@ func (l *loop) carry(f *epollFlow, from uint8) bool {
 		case left <= 0:
 			return true
 		default:
-			n := l.fill(f, from)
+			n := l.fill(f, from, left)
 			if n < 0 {
 				return false
 			}
@@ -163,16 +163,17 @@ func (l *loop) carry(f *epollFlow, from uint8) bool {
 	return false
 }
 
-// fill takes from src what one call finds; negative says that the flow, or this
+// fill takes from src what one call finds, where it splices at most so many
+// bytes; negative says that the flow, or this
 // direction, is over.
-func (l *loop) fill(f *epollFlow, from uint8) int {
+func (l *loop) fill(f *epollFlow, from uint8, most int) int {
 	src := &f.s.side[from]
 	var n int
 	var errno unix.Errno
 	// A splice stops before out-of-band data, with EAGAIN, for as long as no
 	// read has passed them (tcp_read_sock in net/ipv4/tcp.c).
 	if src.has(streaming) && !src.has(urgent) {
-		n, errno = l.fillPipe(src, &f.s.side[1-from])
+		n, errno = l.fillPipe(src, &f.s.side[1-from], most)
 	} else {
 		n, errno = l.read(src)
 	}
@@ -229,7 +230,8 @@ func (l *loop) read(src *sideState) (int, unix.Errno) {
 }
 
 // fillPipe splices into an empty pipe; without one it copies.
-func (l *loop) fillPipe(src, dst *sideState) (int, unix.Errno) {
+func (l *loop) fillPipe(src, dst *sideState, most int) (int, unix.Errno) {
+	l.tend(dst)
 	p, ok := int32(none), false
 	if dst.has(plainTCP) {
 		p, ok = l.pipes.take()
@@ -237,7 +239,7 @@ func (l *loop) fillPipe(src, dst *sideState) (int, unix.Errno) {
 	if !ok {
 		return l.read(src)
 	}
-	n, errno := l.k.splice(int(src.fd), l.pipes.at(p).w, spliceSize)
+	n, errno := l.k.splice(int(src.fd), l.pipes.at(p).w, min(spliceSize, most))
 	if n > 0 {
 		src.pipe, src.held = p, int32(n)
 	} else {
@@ -256,7 +258,7 @@ func (l *loop) fillPipe(src, dst *sideState) (int, unix.Errno) {
 	case errno != 0:
 	case n == 0:
 		src.set(ended)
-	case n >= thinPiece:
+	case n >= min(thinPiece, most):
 		src.thin = 0
 	default:
 		if src.thin++; src.thin >= thinPieces {
@@ -274,6 +276,7 @@ func (l *loop) flush(f *epollFlow, from uint8) bool {
 		if errno != 0 {
 			if errno == unix.EAGAIN {
 				dst.clear(writable)
+				l.tend(dst)
 			} else {
 				l.breakSide(f, 1-from, broke(errno))
 			}

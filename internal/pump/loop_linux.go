@@ -41,6 +41,9 @@ type loopConfig struct {
 	Elsewhere func(f *epollFlow, step Step, done func())
 }
 
+// turn is a flow's place in the run queue.
+type turn struct{ id, gen uint32 }
+
 // loop carries flows on one thread. Everything in it is that thread's alone,
 // but for what says otherwise; other goroutines post commands.
 type loop struct {
@@ -50,10 +53,11 @@ type loop struct {
 	slab    slab
 	flows   []*epollFlow // by slot; each is used again with it
 	timers  timers
-	ready   []uint32 // slots with something to do, in order
-	running []uint32 // those of this turn
+	ready   []turn // flows with something to do, in order
+	running []turn // those of this turn
 	events  [eventBatch]unix.EpollEvent
 	worked  bool // the last turn had events
+	turns   uint64
 
 	acceptors map[uint32]*epollAcceptor
 	called    []*epollAcceptor // with clients that wait
@@ -118,6 +122,7 @@ func (l *loop) run() {
 // endpoint's close when it looks at its client's bytes.
 func (l *loop) turn() {
 	n := l.await()
+	l.turns++
 	l.now = l.k.now()
 	l.obey()
 	for i := range n {
@@ -315,7 +320,7 @@ func (s *sideState) note(events uint32) {
 func (l *loop) enqueue(f *epollFlow) {
 	if !f.s.has(queued) {
 		f.s.set(queued)
-		l.ready = append(l.ready, f.id)
+		l.ready = append(l.ready, turn{f.id, f.s.gen.Load()})
 	}
 }
 
@@ -323,9 +328,9 @@ func (l *loop) enqueue(f *epollFlow) {
 // more is behind all others then.
 func (l *loop) runReady() {
 	l.running, l.ready = l.ready, l.running[:0]
-	for _, id := range l.running {
-		f := l.flows[id]
-		if !f.s.has(queued) {
+	for _, t := range l.running {
+		f := l.flow(t.id, t.gen)
+		if f == nil || !f.s.has(queued) {
 			continue // it ended, and its slot may be another's
 		}
 		f.s.clear(queued)
@@ -410,6 +415,7 @@ func (l *loop) sweep() {
 		if f == nil || f.s.phase != phaseOpen && f.s.phase != phaseDelivering {
 			continue
 		}
+		l.tend(&f.s.side[endpoint])
 		if !l.vanished(f, client) {
 			l.vanished(f, endpoint)
 		}
@@ -431,6 +437,16 @@ func (l *loop) vanished(f *epollFlow, which uint8) bool {
 	}
 	l.breakSide(f, which, errVanished)
 	return true
+}
+
+// tend has a side probed while it is silent, and bounds what waits in it: once
+// it has lived for a sweep, has much to carry or is stalled. Most connections
+// end before.
+func (l *loop) tend(p *sideState) {
+	if p.has(plainTCP) && !p.has(tended) {
+		p.set(tended)
+		l.k.tend(int(p.fd))
+	}
 }
 
 // epollFlow is what of a flow has pointers. It is made once per slot.
@@ -490,7 +506,7 @@ func (l *loop) begin(a *epollAcceptor, c accepted) {
 	f.s.side[client].fd = int32(c.fd)
 	f.s.side[client].set(writable)
 	if a.l.Network == TCP {
-		f.s.side[client].set(plainTCP)
+		f.s.side[client].set(plainTCP | tended) // by its listener
 	}
 	l.ask(f, Attempt{})
 }

@@ -49,6 +49,8 @@ type simEnd struct {
 	diedAt           int64
 	closedByReset    bool
 	unreadAtClose    int
+	turn             int // of the loop, when so much was read from it
+	turnBytes        int
 	unwatched        bool // it could not be added to the epoll set
 	lost             int  // what SIOCOUTQ says of a queue that was thrown away
 }

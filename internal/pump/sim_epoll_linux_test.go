@@ -163,6 +163,9 @@ func (s *simEpoll) wait(events []unix.EpollEvent, timeout int) int {
 		w.step()
 	}
 	s.idle = false
+	if w.early > 0 && w.d.chance(w.early) {
+		w.stir()
+	}
 	if n := s.fetch(events); n > 0 || timeout == 0 {
 		s.polled = s.polled || n == 0
 		return n
@@ -198,6 +201,14 @@ func (s *simEpoll) wait(events []unix.EpollEvent, timeout int) int {
 	}
 	s.slept = w.now
 	return s.fetch(events)
+}
+
+// stir calls back for a descriptor of which there is nothing new, as the kernel
+// does now and then.
+func (w *simWorld) stir() {
+	if f := w.files[w.d.n(len(w.files))]; f != nil {
+		f.notify(0)
+	}
 }
 
 func (w *simWorld) allIdle() bool {

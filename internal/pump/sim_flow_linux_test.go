@@ -70,7 +70,6 @@ type simFlow struct {
 	way      *simWay
 	openAt   int64
 	moves    int
-	result   Result
 
 	wakes, answered int
 	cutAt           int64
@@ -91,6 +90,41 @@ func (f *simFlow) addr() netip.AddrPort {
 
 // simHandler is the handler of all flows of a simulation.
 type simHandler struct{ w *simWorld }
+
+// meddle has a call about one flow wake or cut another, as who has a queue of
+// held clients does.
+func (h simHandler) meddle(f *simFlow) {
+	w := h.w
+	if w.meddle == 0 || !w.d.chance(w.meddle) {
+		return
+	}
+	o := w.flows[w.d.n(len(w.flows))]
+	switch {
+	case o == f:
+	case w.d.chance(20):
+		o.cut(errSimMeddle)
+	default:
+		o.wake()
+	}
+}
+
+var errSimMeddle = errors.New("cut by the handler")
+
+func (f *simFlow) wake() {
+	if f.flow != nil {
+		f.w.log("wake %s", f.name)
+		f.wakes++
+		f.flow.Wake()
+	}
+}
+
+func (f *simFlow) cut(err error) {
+	if f.flow != nil && f.cutErr == nil {
+		f.w.log("cut %s", f.name)
+		f.cutAt, f.cutErr = f.w.now, err
+		f.flow.Cut(err)
+	}
+}
 
 func (h simHandler) find(fl *Flow) *simFlow {
 	f, ok := fl.Data.(*simFlow)
@@ -125,6 +159,7 @@ func (h simHandler) Next(fl *Flow, last Attempt) Step {
 	f.step = f.stepOf(d)
 	w.moved++
 	w.log("%s: next after %v: %v %s", f.name, last, f.phase, d)
+	h.meddle(f)
 	return f.step
 }
 
@@ -287,6 +322,7 @@ func (h simHandler) Connected(fl *Flow, leg int) {
 	f.client.out = simCheck{stream: &y.ours.in}
 	w.moved++
 	w.log("%s: leg %d, %s, has won", f.name, leg, y.name)
+	h.meddle(f)
 }
 
 func (h simHandler) Done(fl *Flow, r Result) {
@@ -296,9 +332,9 @@ func (h simHandler) Done(fl *Flow, r Result) {
 	}
 	w.moved++
 	w.log("%s: done: %s %v %+v", f.name, r.Cause, r.Err, r.Counters)
-	f.result = r
 	f.flow = nil
 	f.checkCounters(r)
+	h.meddle(f)
 	if r.Cause == CauseMoved {
 		if f.phase != simOpen {
 			w.fail("done", "%s: moved when %v", f.name, f.phase)

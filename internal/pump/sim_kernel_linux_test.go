@@ -44,7 +44,7 @@ func (s *simEpoll) kernel() kernel {
 		accept: w.accept, dial: w.dial, meetsItself: w.meetsItself,
 		read: w.read, write: w.write, splice: w.splice, pipe: w.pipe,
 		shut: w.shut, close: w.close, abort: w.abort,
-		takeError: w.takeError, unread: w.unread, undelivered: w.undelivered,
+		tend: w.tend, takeError: w.takeError, unread: w.unread, undelivered: w.undelivered,
 		silent: func(fd int, after time.Duration) bool {
 			e := w.socket(fd, "getsockopt")
 			return e.gone && !e.closed && w.now-e.goneAt >= int64(after) && e.outstanding() > 0
@@ -111,6 +111,7 @@ func (w *simWorld) read(fd int, p []byte) (int, unix.Errno) {
 		w.log("read %s of %d: %d %v", e.name, len(p), n, simErrno(errno))
 	}
 	e.ate(n, errno)
+	w.onRead(e, n)
 	e.taken(n)
 	return n, errno
 }
@@ -172,6 +173,7 @@ func (w *simWorld) spliceIn(e *simEnd, p *simPipe, n int) (got int, errno unix.E
 	}
 	p.held += got
 	e.ate(got, 0)
+	w.onRead(e, got)
 	e.taken(got)
 	return got, 0
 }
@@ -245,6 +247,9 @@ func (w *simWorld) pipe() (pipe, unix.Errno) {
 	x := w.install(&simFile{name: "pipe's write end", pipe: p, writes: true})
 	return pipe{r: r, w: x}, 0
 }
+
+// tend only wants the socket to be there.
+func (w *simWorld) tend(fd int) { w.socket(fd, "setsockopt") }
 
 func (w *simWorld) takeError(fd int) unix.Errno {
 	w.meanwhile()

@@ -53,7 +53,7 @@ func TestSimulation(t *testing.T) {
 
 // simPatience is for one schedule, which takes milliseconds: a loop that makes
 // no calls any more cannot be stopped in another way than by a panic.
-const simPatience = 30 * time.Second
+const simPatience = 2 * time.Minute
 
 // simDuration is LEGATE_SIM, or what fits into an ordinary run.
 func simDuration(t *testing.T) time.Duration {

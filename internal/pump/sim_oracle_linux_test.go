@@ -205,6 +205,18 @@ func (w *simWorld) onServed(e *simEnd) {
 	}
 }
 
+// onRead counts what a flow may have at the cost of others.
+func (w *simWorld) onRead(e *simEnd, n int) {
+	if e.turn != w.turn {
+		e.turn, e.turnBytes = w.turn, 0
+	}
+	// Reads of whole buffers may exceed the budget: the last one, and that of an
+	// endpoint whose first word was waited for.
+	if e.turnBytes += n; e.turnBytes > turnBudget+2*bufferSize {
+		w.fail("fair", "%d bytes of %s are read in one turn", e.turnBytes, e.name)
+	}
+}
+
 // checkAsleep is asked when a loop is about to sleep with nothing to look at:
 // whatever could move now was lost.
 func (w *simWorld) checkAsleep(loop int) {

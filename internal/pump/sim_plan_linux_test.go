@@ -21,6 +21,7 @@ func (p *simPlan) draw() {
 	w.jitter = simPick(d, 0, 15, 50)
 	w.lag = simPick(d, 0, 20, 70)
 	w.early = simPick(d, 0, 5)
+	w.meddle = simPick(d, 0, 0, 15)
 	p.tiny = d.n(3) == 2
 	w.limit = simPick(d, 1000, 1000, 1000, 60, 14)
 	p.s.places = simPick(d, 10000, 10000, 10000, 12, 4)
@@ -78,10 +79,10 @@ func (p *simPlan) action(f *simFlow) {
 	case 0, 1:
 		p.w.after(at, func() { p.s.freeze(f) })
 	case 2:
-		p.w.after(at, func() { p.s.wake(f) })
+		p.w.after(at, f.wake)
 	default:
 		err := errors.New("cut of " + f.name)
-		p.w.after(at, func() { p.s.cut(f, err) })
+		p.w.after(at, func() { f.cut(err) })
 	}
 }
 

@@ -121,22 +121,6 @@ func (s *sim) arrive(f *simFlow) {
 	f.caller.start(f.script)
 }
 
-func (s *sim) wake(f *simFlow) {
-	if f.flow != nil {
-		s.w.log("wake %s", f.name)
-		f.wakes++
-		f.flow.Wake()
-	}
-}
-
-func (s *sim) cut(f *simFlow, err error) {
-	if f.flow != nil && f.cutErr == nil {
-		s.w.log("cut %s", f.name)
-		f.cutAt, f.cutErr = s.w.now, err
-		f.flow.Cut(err)
-	}
-}
-
 // cutAll is what Engine.Close does to flows.
 func (s *sim) cutAll() {
 	s.w.log("cut all")
@@ -225,6 +209,7 @@ func (s *sim) turn(i int, l *loop) {
 	moved := w.moved
 	set.fetched, set.polled = 0, false
 	s.turns++
+	w.turn = s.turns
 	l.turn()
 	s.checkFair(i)
 	switch {

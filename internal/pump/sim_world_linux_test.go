@@ -35,14 +35,19 @@ type simWorld struct {
 	jitter int
 	// lag is how many percent of transmissions take time.
 	lag int
-	// early is how many percent of waits return before their time.
+	// early is how many percent of waits return before their time, or find
+	// something that was reported before.
 	early int
-	// short is why descriptors and the like are refused at the moment.
-	shortage int // percent of calls that need something new
+	// meddle is how many percent of the handler's calls wake or cut another flow.
+	meddle int
+	// shortage is how many percent of calls that need something new fail at the
+	// moment.
+	shortage int
 	cutAll   int // Engine.Close is cutting flows
 	tracing  bool
 	pattern  *simPattern
 	streams  int
+	turn     int // of all loops
 	trace    []string
 }
 

@@ -18,6 +18,7 @@ const (
 	streaming                        // it has much to say: splice
 	unanswered                       // written to since the last sweep found all acknowledged
 	plainTCP
+	tended // has all its options
 )
 
 // none is no buffer, pipe or timer.

@@ -9,7 +9,7 @@ import (
 )
 
 const (
-	// spliceSize is how much of a stream may be on its way in a pipe.
+	// spliceSize is how much of a stream fits into a pipe.
 	spliceSize = 1 << 20
 	// A stream is over after thinPieces in a row of less than thinPiece.
 	thinPiece  = 16 << 10
@@ -120,11 +120,22 @@ func (c *copier) tryFill(fd uintptr) bool {
 		}
 	}
 	c.got, c.err = splice(int(fd), c.pipe.w, spliceSize)
-	if errors.Is(c.err, unix.EAGAIN) {
-		c.putPipe()
+	if !errors.Is(c.err, unix.EAGAIN) {
+		return true
+	}
+	c.putPipe()
+	if !atUrgentMark(fd) {
 		return false
 	}
+	c.plain, c.err = true, nil // no splice gets past it
 	return true
+}
+
+// atUrgentMark tells whether out-of-band data is what comes next (sockatmark(3)):
+// a splice stops there, with EAGAIN, until a read has passed it.
+func atUrgentMark(fd uintptr) bool {
+	n, err := unix.IoctlGetInt(int(fd), unix.SIOCATMARK)
+	return err == nil && n != 0
 }
 
 // emptyPipe writes on what is in the pipe, however long dst takes for it.

@@ -187,7 +187,11 @@ func smallMessagesAtOnce(t *testing.T, newEngine New) {
 // The engine's own descriptors are in this process, known by their peers.
 func socketOptions(t *testing.T, newEngine New) {
 	for _, network := range []string{"tcp4", "tcp6"} {
-		_, client, endpoint := talking(t, newEngine, network)
+		_, client, endpoint := talkingWith(t, newEngine, setup{network: network, timing: Timing{SweepEvery: 20 * time.Millisecond}})
+		// What only a connection needs that lives may come with the first sweep.
+		Await(t, "the endpoint's socket to be probed", func() bool {
+			return option(t, connectedTo(t, endpoint.Conn.LocalAddr()), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT) != 0
+		})
 		sides := map[string]*Peer{"client side": client, "endpoint side": endpoint}
 		for side, peer := range sides {
 			fd := connectedTo(t, peer.Conn.LocalAddr())

@@ -78,8 +78,13 @@ func endByErrorResets(t *testing.T, newEngine New) {
 // talking is a client and an endpoint that have exchanged a word.
 func talking(t *testing.T, newEngine New, network string) (r *rig, client, endpoint *Peer) {
 	t.Helper()
-	server := Listen(t, network)
-	r = start(t, newEngine, setup{network: network}, always(to(server)))
+	return talkingWith(t, newEngine, setup{network: network})
+}
+
+func talkingWith(t *testing.T, newEngine New, s setup) (r *rig, client, endpoint *Peer) {
+	t.Helper()
+	server := Listen(t, s.network)
+	r = start(t, newEngine, s, always(to(server)))
 	client = r.dial()
 	run(t, client, Send("PING"))
 	endpoint = accept(t, server)
