@@ -144,8 +144,9 @@ func (b *campaign) note(number int, e event) {
 	case e.Sample != nil:
 		b.result.Samples = append(b.result.Samples, *e.Sample)
 	case e.Block != nil:
+		b.result.Blocks = append(b.result.Blocks, *e.Block)
 		b.cost[e.Block.Row], b.last = time.Since(b.last), time.Now()
-		fmt.Fprintln(b.out, b.result.progress(*e.Block, number, time.Since(b.began), b.left()))
+		fmt.Fprintln(b.out, b.result.progress(*e.Block, time.Since(b.began), b.left()))
 	}
 }
 

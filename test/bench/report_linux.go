@@ -42,7 +42,7 @@ func (t table) print(out io.Writer) {
 }
 
 // progress is one line per row and round.
-func (r *result) progress(b blockEnd, number int, spent, left time.Duration) string {
+func (r *result) progress(b blockEnd, spent, left time.Duration) string {
 	var w row
 	for _, known := range r.Rows {
 		if known.Name == b.Row {
@@ -52,13 +52,13 @@ func (r *result) progress(b blockEnd, number int, spent, left time.Duration) str
 	var void bool
 	var words []string
 	for _, s := range r.Samples {
-		if s.Row != b.Row || s.Round != number {
+		if s.Row != b.Row || s.Round != b.Round {
 			continue
 		}
 		void = s.Void
 		words = append(words, s.Peer+" "+w.short(s))
 	}
-	line := fmt.Sprintf("%s  round %d  %-12s %s", clockText(spent), number, b.Row, strings.Join(words, "  "))
+	line := fmt.Sprintf("%s  round %d  %-12s %s", clockText(spent), b.Round, b.Row, strings.Join(words, "  "))
 	if void {
 		line += fmt.Sprintf("  (does not count: %.1f %% slower, %.1f %% stolen)", (b.Spin-1)*100, b.Stolen*100)
 	}

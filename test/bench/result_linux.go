@@ -30,6 +30,7 @@ type result struct {
 	Cells    map[string]map[string]cell        `json:"cells"` // by row and peer
 	Verdicts []verdict                         `json:"targets,omitempty"`
 	Samples  []sample                          `json:"samples"`
+	Blocks   []blockEnd                        `json:"blocks"` // how quiet it was
 }
 
 type machineFact struct {

@@ -80,6 +80,7 @@ type fact struct {
 // blockEnd tells that a row of a round is through.
 type blockEnd struct {
 	Row    string  `json:"row"`
+	Round  int     `json:"round"`
 	Spin   float64 `json:"spin"`   // slowdown, 1 is none
 	Stolen float64 `json:"stolen"` // share
 }
@@ -288,6 +289,7 @@ func (r *round) block(ctx context.Context, w row, cell func(*contestant, row) (s
 			return err
 		}
 	}
+	end.Round = r.Number
 	return r.out.Encode(event{Block: &end})
 }
 

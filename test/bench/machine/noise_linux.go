@@ -70,13 +70,18 @@ const (
 	SpinLimit  = .05
 )
 
-// NewNoise takes the fastest of some runs as what the machine can do.
+const referenceTimes = 24
+
+// NewNoise takes the lower quartile of some runs as what the machine does: the
+// fastest may have been a moment of a higher clock, after which everything would
+// seem slow.
 func NewNoise() *Noise {
-	n := &Noise{Reference: Spin()}
-	for range 15 {
-		n.Reference = min(n.Reference, Spin())
+	took := make([]time.Duration, referenceTimes)
+	for i := range took {
+		took[i] = Spin()
 	}
-	return n
+	slices.Sort(took)
+	return &Noise{Reference: took[referenceTimes/4]}
 }
 
 // Quiet tells whether a measurement between two runs of [Spin] counts.
