@@ -52,7 +52,7 @@ func testAll() error {
 	s := stagesOf(strings.Fields(string(out)))
 	r := newReport(os.Stdout)
 	return errors.Join(
-		r.test(s.rest, 5*time.Minute),
+		r.test(s.rest, 8*time.Minute),
 		r.test(s.strain, 5*time.Minute),
 		r.test(s.hosts, 10*time.Minute),
 		r.close(os.Getenv("CI") == "true"))

@@ -1,4 +1,4 @@
-package pump_test
+package pumptest_test
 
 import (
 	"testing"
@@ -15,6 +15,7 @@ func newNet(t testing.TB, timing pumptest.Timing) pump.Engine {
 	return e
 }
 
+// The engine on epoll runs the suite in package pump.
 func TestConformance(t *testing.T) { pumptest.Conformance(t, newNet) }
 
 func TestEngine(t *testing.T) { pumptest.Engine(t, newNet) }

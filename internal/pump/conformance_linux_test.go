@@ -15,6 +15,6 @@ func newEpoll(t testing.TB, timing pumptest.Timing) pump.Engine {
 	return e
 }
 
-func TestConformance_Epoll(t *testing.T) { pumptest.Conformance(t, newEpoll) }
+func TestConformance(t *testing.T) { pumptest.Conformance(t, newEpoll) }
 
-func TestEngine_Epoll(t *testing.T) { pumptest.Engine(t, newEpoll) }
+func TestEngine(t *testing.T) { pumptest.Engine(t, newEpoll) }
