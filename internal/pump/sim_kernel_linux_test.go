@@ -88,6 +88,7 @@ func (w *simWorld) dial(leg *Leg) (int, unix.Errno) {
 		}
 		return -1, simPick(w.d, unix.EMFILE, unix.EADDRNOTAVAIL, unix.ENFILE, unix.ENOBUFS)
 	}
+	way.flow.checkTurn(way)
 	way.dialled++
 	w.moved++
 	return way.dial()

@@ -198,6 +198,28 @@ func (f *simFlow) checkGrace(e *simEnd) {
 	}
 }
 
+// checkTurn is asked when a leg is dialled: its turn comes when the one before
+// has failed, or after the stagger, and never after the deadline.
+func (f *simFlow) checkTurn(y *simWay) {
+	w := f.w
+	if f.decision.deadline > 0 && w.epolls[f.loop].slept > f.stepAt+int64(f.decision.deadline) {
+		w.fail("legs", "%s is dialled after the deadline", y.name)
+	}
+	var last *simWay
+	for i, o := range f.decision.ways {
+		if o == y {
+			break
+		}
+		if f.step.Dial[i].Refuse != nil || o.ours == nil || o.ours.file == nil {
+			return // one has failed; which turn that gave is not told
+		}
+		last = o
+	}
+	if last != nil && (f.decision.stagger == 0 || w.now < last.dialledAt+int64(f.decision.stagger-simTick)) {
+		w.fail("legs", "%s is dialled while %s is under way", y.name, last.name)
+	}
+}
+
 // onServed is called when a loop moves bytes of an end.
 func (w *simWorld) onServed(e *simEnd) {
 	if e.flow != nil {
