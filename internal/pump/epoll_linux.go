@@ -32,11 +32,12 @@ const ofLoop = 4
 
 // NewEpoll returns the engine that runs on epoll loops.
 func NewEpoll(cfg Config) (Engine, error) {
-	n, err := newNetEngine(cfg, 0)
+	cfg = cfg.withDefaults()
+	n, err := newNetEngine(cfg, 0, cfg.Loops*ofLoop)
 	if err != nil {
 		return nil, err
 	}
-	e := &epollEngine{cfg: n.cfg, net: n, acceptors: map[*epollAcceptor]struct{}{}}
+	e := &epollEngine{cfg: cfg, net: n, acceptors: map[*epollAcceptor]struct{}{}}
 	var frees []func()
 	for range e.cfg.Loops {
 		k, free, err := newKernel()
@@ -47,7 +48,6 @@ func NewEpoll(cfg Config) (Engine, error) {
 			return nil, errors.Join(fmt.Errorf("make an epoll set: %w", err), n.Close())
 		}
 		frees = append(frees, free)
-		n.fds.release(-ofLoop)
 		e.loops = append(e.loops, newLoop(loopConfig{
 			Kernel: k, Budget: n.fds, Log: e.cfg.Log,
 			VanishAfter: e.cfg.VanishAfter, SweepEvery: e.cfg.SweepEvery, Elsewhere: e.elsewhere,
@@ -139,6 +139,7 @@ func (e *epollEngine) elsewhere(f *epollFlow, step Step, done func()) {
 		return
 	}
 	n := newNetFlow(e.net, f.h, c)
+	_ = n.client.setOptions() // FileConn set others; fails only on a socket that is over
 	n.flow = &f.Flow
 	n.started = f.l.k.start.Add(time.Duration(f.s.started))
 	n.release = f.acceptor.release

@@ -71,19 +71,23 @@ func newEpollAcceptor(e *epollEngine, home *loop, l Listener, h Handler) (*epoll
 		_ = unix.Close(l.FD)
 		return nil, err
 	}
-	a.e.net.fds.release(-2) // the socket, and one client that may be in hand
-	var errno unix.Errno
-	if !home.do(func() {
-		home.acceptors[a.id] = a
-		errno = a.listenOn()
-	}) {
-		errno = unix.EBADF
-	}
-	if errno != 0 {
+	if errno := a.start(); errno != 0 {
 		_ = unix.Close(l.FD)
 		return nil, os.NewSyscallError("epoll_ctl", errno)
 	}
 	return a, nil
+}
+
+// start has the home loop accept.
+func (a *epollAcceptor) start() unix.Errno {
+	errno := unix.EBADF // of a loop that has stopped
+	a.home.do(func() {
+		if errno = a.listenOn(); errno == 0 {
+			a.home.acceptors[a.id] = a
+			a.e.net.fds.release(-2) // the socket, and one client that may be in hand
+		}
+	})
+	return errno
 }
 
 // adopt checks that fd is a listening stream socket and prepares it: accepted
@@ -320,12 +324,15 @@ func (a *epollAcceptor) become(s acceptState) error {
 		return os.ErrClosed
 	}
 	a.closed = s == closing
-	err := os.ErrClosed
+	err, stopped := os.ErrClosed, false
 	a.home.do(func() {
 		a.want = s
 		err = a.change()
+		stopped = a.state != accepting
 	})
-	a.introducing.Wait()
+	if stopped { // else the home loop adds to them all the time
+		a.introducing.Wait()
+	}
 	return err
 }
 
@@ -334,10 +341,14 @@ func (a *epollAcceptor) become(s acceptState) error {
 func (a *epollAcceptor) change() error {
 	if a.state == a.want {
 		a.againAt = never
+		if a.state == accepting && a.waiting.fd == none {
+			a.relisten() // it may have paused for want of something
+		}
 		return nil
 	}
 	var err error
 	retried := a.againAt != never
+	a.againAt = never
 	switch a.want {
 	case closing:
 		err = a.closeSocket()
@@ -350,7 +361,6 @@ func (a *epollAcceptor) change() error {
 	case accepting:
 		err = a.listenAgain()
 	}
-	a.againAt = never
 	switch {
 	case err == nil:
 		a.state = a.want

@@ -347,8 +347,10 @@ func (l *loop) runFlow(f *epollFlow) {
 	case phaseOpen, phaseBreaking:
 		l.relay(f)
 	case phaseDelivering:
-		if !l.noticeErrors(f) {
+		if l.noticeErrors(f); f.s.phase == phaseDelivering {
 			l.lookDelivered(f)
+		} else if f.s.phase == phaseBreaking {
+			l.relay(f)
 		}
 	case phaseLingering:
 		l.discard(f)

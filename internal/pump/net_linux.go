@@ -35,20 +35,21 @@ type netEngine struct {
 
 // NewNet returns the engine that runs on package net and goroutines.
 func NewNet(cfg Config) (Engine, error) {
-	e, err := newNetEngine(cfg, idlePipes)
+	e, err := newNetEngine(cfg, idlePipes, 0)
 	if err != nil {
 		return nil, err // not a typed nil
 	}
 	return e, nil
 }
 
-// newNetEngine makes one that keeps so many idle pipes.
-func newNetEngine(cfg Config, keep int) (*netEngine, error) {
+// newNetEngine makes one that keeps so many idle pipes and leaves so many
+// descriptors to its owner.
+func newNetEngine(cfg Config, keep, owner int) (*netEngine, error) {
 	free, err := freeDescriptors()
 	if err != nil {
 		return nil, err
 	}
-	fds := free - reserved - 2*keep
+	fds := free - reserved - 2*keep - owner
 	if fds < fewestDescriptors {
 		return nil, ErrDescriptors
 	}
