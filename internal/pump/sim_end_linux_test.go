@@ -40,6 +40,7 @@ type simEnd struct {
 	out              simCheck
 	flight, sndRoom  int   // not acknowledged, and at most
 	written          int64 // in all
+	sentAt           int64 // bytes or FIN, the last time
 	sndShut          bool
 	finSent, finDone bool // wanted, and acknowledged
 	nospace          bool
@@ -180,6 +181,7 @@ func (e *simEnd) sent(n int) {
 		return
 	}
 	e.written += int64(n)
+	e.sentAt = e.w.now
 	e.w.moved++
 	if e.unix {
 		e.other.queue += n
@@ -348,7 +350,7 @@ func (e *simEnd) shutdown() unix.Errno {
 	already := e.sndShut
 	e.sndShut = true
 	if !already {
-		e.finSent = true
+		e.finSent, e.sentAt = true, e.w.now
 		e.transmit()
 	}
 	e.tell(0)

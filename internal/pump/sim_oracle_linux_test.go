@@ -312,6 +312,11 @@ func (f *simFlow) checkOpen(lost func(string, ...any)) {
 	w := f.w
 	ends := f.ends()
 	c, s := ends[client], ends[endpoint]
+	for _, e := range ends {
+		if e.gone && !e.closed && e.outstanding() > 0 && w.now > max(e.goneAt, e.sentAt)+int64(simVanishAfter+2*simSweep) {
+			lost("the host of %s has vanished", e.name)
+		}
+	}
 	if c.dead() || s.dead() {
 		if f.troubleAt == never && (c.broken() || s.broken()) {
 			f.troubleAt = max(w.now, f.openAt+int64(f.decision.settle))

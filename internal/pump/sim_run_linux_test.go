@@ -71,6 +71,12 @@ func playSim(plan, play *simDraws, pattern *simPattern, tracing bool) (s *sim, f
 	return s, nil
 }
 
+// When the loops call a silent host vanished, and how often they look.
+const (
+	simVanishAfter = 2 * time.Minute
+	simSweep       = 15 * time.Second
+)
+
 func (s *sim) number() int { s.numbers++; return s.numbers }
 
 // start makes the loops, each with a listener.
@@ -84,7 +90,7 @@ func (s *sim) start() {
 		s.w.epolls = append(s.w.epolls, set)
 		s.engine.loops = append(s.engine.loops, newLoop(loopConfig{
 			Kernel: set.kernel(), Budget: fds, Log: log,
-			VanishAfter: 2 * time.Minute, SweepEvery: 15 * time.Second,
+			VanishAfter: simVanishAfter, SweepEvery: simSweep,
 			Elsewhere: func(*epollFlow, Step, func()) { s.w.fail("handler", "no step opens a connection") },
 		}))
 		set.loop = s.engine.loops[i]
