@@ -42,6 +42,7 @@ var accepting = map[string]func(*testing.T, New){
 	"many_clients_at_once":               manyClientsAtOnce,
 	"listeners_are_plain_tcp":            listenersArePlainTCP,
 	"two_listeners_on_one_engine":        twoListenersOnOneEngine,
+	"resume_while_clients_come":          resumeWhileClientsCome,
 	"suspend_while_max_is_reached":       suspendWhileMaxIsReached,
 	"close_of_a_listener_at_its_maximum": closeAtTheMaximum,
 }
@@ -473,4 +474,22 @@ func closeAtTheMaximum(t *testing.T, newEngine New) {
 	}
 	run(t, first, Send("A"), Expect("A"), Close())
 	r.endedWith(1, pump.CauseEOF)
+}
+
+// A link that comes up says so again and again, whether or not its listener
+// was ever suspended, while clients are handed to other loops.
+func resumeWhileClientsCome(t *testing.T, newEngine New) {
+	const dialers, resumes = 4, 2000
+	r := start(t, newEngine, setup{}, always(to(Serve(t, "tcp4", Echo))))
+	var storm storm
+	storm.start(r.addr, dialers)
+	r.asked(dialers)
+	for range resumes {
+		if err := r.acceptor.Resume(); err != nil {
+			t.Fatalf("resume: %v", err)
+		}
+	}
+	for _, p := range storm.stop(t, time.Now()) {
+		run(t, p, Close())
+	}
 }
