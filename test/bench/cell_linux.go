@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
 	"time"
 
 	"legate/test/bench/load"
@@ -48,12 +49,14 @@ func (r *round) try(c *contestant, w row) (sample, error) {
 		return sample{}, err
 	}
 	busy, _ := after.busy.Since(before.busy)
-	return sample{CPU: after.cpu - before.cpu, Busy: busy, Result: result}, nil
+	foreign := after.busy.Foreign(before.busy, after.all-before.all)
+	return sample{CPU: after.cpu - before.cpu, Busy: busy, Foreign: foreign, Result: result}, nil
 }
 
 // clocks are those of the proxy and of the machine.
 type clocks struct {
 	cpu  time.Duration
+	all  time.Duration // of this process and all proxies
 	busy machine.Busy
 }
 
@@ -63,6 +66,9 @@ func (c *contestant) clocks() (now clocks, err error) {
 		if now.cpu, err = c.process.SettledCPU(); err != nil {
 			return now, err
 		}
+	}
+	if now.all, err = machine.CPUTime(os.Getpid()); err != nil {
+		return now, err
 	}
 	now.busy, err = machine.ReadBusy()
 	return now, err

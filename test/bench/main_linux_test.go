@@ -41,8 +41,8 @@ func quickly(t *testing.T, binary string, o options) (*campaign, *bytes.Buffer) 
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i := range b.rows {
-		b.rows[i].Shape.Time /= 2
+	for i := range b.result.Rows {
+		b.result.Rows[i].Shape.Time /= 2
 	}
 	t.Cleanup(func() {
 		b.close()
@@ -171,8 +171,8 @@ func TestCampaign_SaysWhoIsNotThere(t *testing.T) {
 func TestCampaign_StoppedLeavesNothing(t *testing.T) {
 	needNamespaces(t)
 	b, _ := quickly(t, "", options{Rows: []string{"churn"}, Peers: []string{peers.Go}})
-	for i := range b.rows {
-		b.rows[i].Shape.Time = time.Minute
+	for i := range b.result.Rows {
+		b.result.Rows[i].Shape.Time = time.Minute
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second) // in the midst of that
 	defer cancel()

@@ -60,7 +60,7 @@ func (r *result) progress(b blockEnd, spent, left time.Duration) string {
 	}
 	line := fmt.Sprintf("%s  round %d  %-12s %s", clockText(spent), b.Round, b.Row, strings.Join(words, "  "))
 	if void {
-		line += fmt.Sprintf("  (does not count: %.1f %% slower, %.1f %% stolen)", (b.Spin-1)*100, b.Stolen*100)
+		line += fmt.Sprintf("  (does not count: %.1f %% slower, %.1f %% stolen, %.0f %% used by others)", (b.Spin-1)*100, b.Stolen*100, b.Foreign*100)
 	}
 	if left > 0 {
 		line += "  about " + clockText(left) + " left"

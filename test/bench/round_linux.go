@@ -60,6 +60,8 @@ type sample struct {
 
 	CPU  time.Duration `json:"cpu"`  // of the proxy
 	Busy time.Duration `json:"busy"` // of the whole machine
+	// Foreign is the share of the machine that other processes used.
+	Foreign float64 `json:"foreign,omitempty"`
 	load.Result
 
 	// Bytes and pipes per connection, of memory rows.
@@ -83,6 +85,8 @@ type blockEnd struct {
 	Round  int     `json:"round"`
 	Spin   float64 `json:"spin"`   // slowdown, 1 is none
 	Stolen float64 `json:"stolen"` // share
+	// Foreign is the largest share of a cell.
+	Foreign float64 `json:"foreign"`
 }
 
 // round is the program in a namespace of its own.
@@ -279,7 +283,11 @@ func (r *round) block(ctx context.Context, w row, cell func(*contestant, row) (s
 		}
 		list = append(list, s)
 	}
-	end, quiet, err := watch.end(w.Name)
+	end := blockEnd{Row: w.Name, Round: r.Number, Spin: 1}
+	for _, s := range list {
+		end.Foreign = max(end.Foreign, s.Foreign)
+	}
+	quiet, err := watch.end(&end)
 	if err != nil {
 		return err
 	}
@@ -289,7 +297,6 @@ func (r *round) block(ctx context.Context, w row, cell func(*contestant, row) (s
 			return err
 		}
 	}
-	end.Round = r.Number
 	return r.out.Encode(event{Block: &end})
 }
 
@@ -309,14 +316,13 @@ func newWatch(n *machine.Noise) (w watch, err error) {
 	return w, err
 }
 
-func (w watch) end(row string) (end blockEnd, quiet bool, err error) {
-	end = blockEnd{Row: row, Spin: 1}
+func (w watch) end(end *blockEnd) (quiet bool, err error) {
 	busy, err := machine.ReadBusy()
 	if err != nil || w.noise == nil {
-		return end, true, err
+		return true, err
 	}
 	_, end.Stolen = busy.Since(w.busy)
 	after := machine.Spin()
 	end.Spin = float64(max(w.spin, after)) / float64(w.noise.Reference)
-	return end, w.noise.Quiet(w.spin, after, end.Stolen), nil
+	return w.noise.Quiet(w.spin, after, end.Stolen, end.Foreign), nil
 }

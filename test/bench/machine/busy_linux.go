@@ -57,6 +57,13 @@ func (b Busy) Since(earlier Busy) (used time.Duration, stolen float64) {
 	return all - (b.Idle - earlier.Idle) - steal, float64(steal) / float64(all)
 }
 
+// Foreign is the share of the machine that was used by others than who used
+// ours.
+func (b Busy) Foreign(earlier Busy, ours time.Duration) float64 {
+	used, _ := b.Since(earlier)
+	return float64(used-ours) / float64(b.At.Sub(earlier.At)*time.Duration(b.CPUs))
+}
+
 // touchEveryCPU runs on each CPU for a moment. The idle time of timer_list ends
 // with the last time that a CPU woke: without this, that of the CPUs that sleep
 // right now would be missing.

@@ -47,6 +47,9 @@ func TestBusy_Since(t *testing.T) {
 	if used, stolen := after.Since(before); used != 1480*time.Millisecond || stolen != .01 {
 		t.Errorf("%v, %v", used, stolen)
 	}
+	if share := after.Foreign(before, 1080*time.Millisecond); share != .2 {
+		t.Errorf("of others %v", share)
+	}
 }
 
 // A process that burns a CPU is in what the machine did.
@@ -125,9 +128,10 @@ func TestNoise_Quiet(t *testing.T) {
 	for _, c := range []struct {
 		before, after time.Duration
 		stolen        float64
+		foreign       float64
 		want          bool
-	}{{100, 105, .01, true}, {106, 100, 0, false}, {100, 106, 0, false}, {100, 100, .02, false}} {
-		if got := n.Quiet(c.before, c.after, c.stolen); got != c.want {
+	}{{100, 105, .01, .1, true}, {106, 100, 0, 0, false}, {100, 106, 0, 0, false}, {100, 100, .02, 0, false}, {100, 100, 0, .11, false}} {
+		if got := n.Quiet(c.before, c.after, c.stolen, c.foreign); got != c.want {
 			t.Errorf("%+v: %v", c, got)
 		}
 	}

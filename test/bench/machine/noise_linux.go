@@ -68,6 +68,10 @@ type Noise struct {
 const (
 	StealLimit = .01
 	SpinLimit  = .05
+	// ForeignLimit is for work of other processes. Interrupts and the way out of
+	// idle are in it, too, up to some percent; it finds what runs only
+	// while Spin does not.
+	ForeignLimit = .10
 )
 
 const referenceTimes = 24
@@ -85,7 +89,7 @@ func NewNoise() *Noise {
 }
 
 // Quiet tells whether a measurement between two runs of [Spin] counts.
-func (n *Noise) Quiet(before, after time.Duration, stolen float64) bool {
+func (n *Noise) Quiet(before, after time.Duration, stolen, foreign float64) bool {
 	slow := float64(max(before, after)) / float64(n.Reference)
-	return stolen <= StealLimit && slow <= 1+SpinLimit
+	return stolen <= StealLimit && slow <= 1+SpinLimit && foreign <= ForeignLimit
 }
