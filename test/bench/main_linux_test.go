@@ -172,7 +172,7 @@ func TestCampaign_StoppedLeavesNothing(t *testing.T) {
 	needNamespaces(t)
 	b, _ := quickly(t, "", options{Rows: []string{"churn"}, Peers: []string{peers.Go}})
 	for i := range b.result.Rows {
-		b.result.Rows[i].Shape.Time = time.Minute
+		b.result.Rows[i].Shape.Time = 4 * time.Second
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second) // in the midst of that
 	defer cancel()
