@@ -61,9 +61,11 @@ func (l *churn) Close() {
 func (l *churn) Run() (Result, error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	if err := exactTimers(); err != nil {
+	restore, err := exactTimers()
+	if err != nil {
 		return Result{}, err
 	}
+	defer restore()
 	l.plan, l.next, l.done, l.took = newSchedule(l.shape), 0, 0, l.took[:0]
 	if err := l.loop(); err != nil {
 		return Result{}, err

@@ -154,9 +154,11 @@ func (l *streams) Close() {
 func (l *streams) loop() error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	if err := exactTimers(); err != nil {
+	restore, err := exactTimers()
+	if err != nil {
 		return err
 	}
+	defer restore()
 	l.next, l.done, l.took = 0, 0, l.took[:0]
 	for i := range l.list {
 		l.list[i].sent, l.list[i].got = 0, 0

@@ -85,9 +85,11 @@ func (l *datagrams) warm() error {
 func (l *datagrams) Run() (Result, error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	if err := exactTimers(); err != nil {
+	restore, err := exactTimers()
+	if err != nil {
 		return Result{}, err
 	}
+	defer restore()
 	l.sink.reset()
 	plan := newSchedule(l.shape)
 	timer, err := newPoll()

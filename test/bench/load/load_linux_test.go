@@ -3,6 +3,8 @@ package load
 import (
 	"io"
 	"net"
+	"os/exec"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -209,5 +211,31 @@ func TestSink_CountsJoinedDatagrams(t *testing.T) {
 	}
 	if got := segment(nil, 64); got != 64 {
 		t.Errorf("size %d", got)
+	}
+}
+
+// A proxy that is started after a run sleeps as one that is started before it.
+func TestRun_LeavesTheTimersOfProcessesAlone(t *testing.T) {
+	runtime.LockOSThread() // a process inherits from the thread that starts it
+	defer runtime.UnlockOSThread()
+	slack := func() string {
+		out, err := exec.Command("cat", "/proc/self/timerslack_ns").Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(out)
+	}
+	s, before := serveHere(t), slack()
+	for _, mode := range []Mode{Stream, Churn, Plain} {
+		shape := Shape{Conns: 1, Request: 64, Response: 64, Depth: 1, Units: 1, Rate: 100, Time: 20 * time.Millisecond, Mode: mode}
+		l, err := Open(s.Addr, shape, s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = l.Run()
+		l.Close()
+		if after := slack(); err != nil || after != before {
+			t.Errorf("%v: slack %q before and %q after, %v", mode, before, after, err)
+		}
 	}
 }

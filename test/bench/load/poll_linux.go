@@ -64,12 +64,14 @@ func (p *poll) wait(timeout time.Duration) (events []unix.EpollEvent, expired bo
 
 // exactTimers asks for time-outs without the slack of 50 us that threads have
 // by default (man 2const PR_SET_TIMERSLACK): it would be in every latency. The
-// calling goroutine is locked to its thread.
-func exactTimers() error {
+// calling goroutine is locked to its thread until it calls restore: processes
+// that the thread starts inherit its slack, and proxies shall have the default.
+func exactTimers() (restore func(), err error) {
 	if err := unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0); err != nil {
-		return fmt.Errorf("set timer slack: %w", err)
+		return nil, fmt.Errorf("set timer slack: %w", err)
 	}
-	return nil
+	// 0 is the thread's default; what was just allowed is so again.
+	return func() { _ = unix.Prctl(unix.PR_SET_TIMERSLACK, 0, 0, 0, 0) }, nil
 }
 
 // again tells that a call on a descriptor has to wait for the next event.
