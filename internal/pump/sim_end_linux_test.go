@@ -194,7 +194,7 @@ func (e *simEnd) sent(n int) {
 
 // transmit brings bytes and FIN to the other end, now or in a while.
 func (e *simEnd) transmit() {
-	if e.unix || e.sending || e.gone || e.closed || e.connecting || e.flight == 0 && !(e.finSent && !e.finDone) {
+	if e.unix || e.sending || e.gone || e.closed || e.connecting || e.outstanding() == 0 {
 		return
 	}
 	if !e.w.d.chance(e.w.lag) {
@@ -397,7 +397,8 @@ func (e *simEnd) abort() {
 	}
 	was := e.closed
 	// In LAST_ACK and CLOSING an RST goes out only for what was not sent yet.
-	needed := !e.connecting && !e.closed && !(e.rcvFF && e.finSent && e.flight == 0)
+	last := e.rcvFF && e.finSent && e.flight == 0
+	needed := !e.connecting && !e.closed && !last
 	if e.sending || e.flight > 0 {
 		// what the window has room for is on its way before the RST
 		e.sending = false

@@ -262,9 +262,9 @@ func (f *simFlow) checkEarly(last Attempt, bad func(string)) {
 		bad("another leg had won")
 	case !y.ours.rcvFF && !y.ours.reset:
 		bad("the endpoint has not closed")
-	case last.Err != io.EOF && last.Err != ErrReset:
+	case !errors.Is(last.Err, io.EOF) && !errors.Is(last.Err, ErrReset):
 		bad("it is neither io.EOF nor ErrReset")
-	case last.Err == io.EOF && !y.ours.rcvFF, last.Err == ErrReset && !y.ours.reset:
+	case errors.Is(last.Err, io.EOF) && !y.ours.rcvFF, errors.Is(last.Err, ErrReset) && !y.ours.reset:
 		bad("it closed in the other way")
 	case y.ours.position > 0 || y.ours.written > int64(len(y.prefix)) || f.client.position > 0 || f.client.written > 0:
 		bad("bytes have moved")
@@ -280,24 +280,26 @@ func (f *simFlow) checkLegs(won int) {
 	w := f.w
 	for i := range f.step.Dial {
 		leg, y := &f.step.Dial[i], f.decision.ways[i]
+		overtaken := errors.Is(leg.Err, ErrOvertaken)
+		untried := errors.Is(leg.Err, ErrNotTried) && !overtaken
 		switch {
 		case (leg.Err == nil) != (i == won):
 			w.fail("legs", "%s: leg %d has error %v when %d has won", f.name, i, leg.Err, won)
-		case leg.Refuse != nil && leg.Err != errSimRefuse && leg.Err != ErrNotTried:
+		case leg.Refuse != nil && !errors.Is(leg.Err, errSimRefuse) && !untried:
 			w.fail("legs", "%s: leg %d was refused but has %v", f.name, i, leg.Err)
 		case y.begun > 1 || y.dialled > 1:
 			w.fail("legs", "%s: leg %d was begun %d times, dialled %d times", f.name, i, y.begun, y.dialled)
 		case y.dialled > y.begun:
 			w.fail("legs", "%s: leg %d was dialled, but Begin not called", f.name, i)
-		case leg.Err == ErrNotTried && y.begun > 0:
+		case untried && y.begun > 0:
 			w.fail("legs", "%s: leg %d was begun, and is said not to have been tried", f.name, i)
-		case leg.Err == ErrOvertaken && y.begun == 0:
+		case overtaken && y.begun == 0:
 			w.fail("legs", "%s: leg %d was not begun, and is said to be overtaken", f.name, i)
 		case i != won && y.ours != nil && y.ours.file != nil:
 			w.fail("legs", "%s: leg %d has lost, but its descriptor is open", f.name, i)
-		case won < 0 && leg.Err == ErrOvertaken:
+		case won < 0 && overtaken:
 			w.fail("legs", "%s: leg %d was overtaken by none", f.name, i)
-		case won < 0 && leg.Err == ErrNotTried && f.step.Deadline.IsZero():
+		case won < 0 && untried && f.step.Deadline.IsZero():
 			w.fail("legs", "%s: leg %d had no turn, though there is time", f.name, i)
 		}
 	}

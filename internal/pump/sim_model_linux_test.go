@@ -1,6 +1,7 @@
 package pump
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"testing"
@@ -180,7 +181,7 @@ func (p *simTwin) look(i, fd int) string {
 }
 
 func simSaid(n int, err error) string {
-	if errno, ok := err.(unix.Errno); ok {
+	if errno := unix.Errno(0); errors.As(err, &errno) {
 		return simSays(0, errno)
 	}
 	return simSays(n, 0)

@@ -1,6 +1,7 @@
 package pump
 
 import (
+	"errors"
 	"io"
 	"os"
 	"time"
@@ -64,19 +65,20 @@ func (f *simFlow) checkDone(r Result) {
 		}
 		f.checkReset(c, bad)
 	case CauseAbandoned:
-		if f.phase != simParked || !(c.reset || c.died || c.rcvFF && c.unreadAtClose == 0 || c.unix && c.other.orphan) {
+		left := c.reset || c.died || c.rcvFF && c.unreadAtClose == 0 || c.unix && c.other.orphan
+		if f.phase != simParked || !left {
 			bad("the client has not left")
 		}
 	case CausePeerVanished:
-		if !(c.other.goneAt > 0 || s != nil && s.other.goneAt > 0) {
+		if c.other.goneAt == 0 && (s == nil || s.other.goneAt == 0) {
 			bad("nobody has vanished")
 		}
 	case CauseEnded:
-		if f.phase != simGivenUp || r.Err != f.step.End {
+		if f.phase != simGivenUp || !errors.Is(r.Err, f.step.End) {
 			bad("the handler did not end it so")
 		}
 	case CauseCut:
-		if (f.cutErr == nil || r.Err != f.cutErr) && !f.freezes && (w.cutAll == 0 || r.Err != os.ErrClosed) {
+		if (f.cutErr == nil || !errors.Is(r.Err, f.cutErr)) && !f.freezes && (w.cutAll == 0 || !errors.Is(r.Err, os.ErrClosed)) {
 			bad("nobody cut it so")
 		}
 		f.checkReset(c, bad)
@@ -277,7 +279,7 @@ func (f *simFlow) checkWaiting() {
 		if w.now > f.stepAt+int64(lingerTime+simTick) {
 			lost("it was given up %v ago", time.Duration(w.now-f.stepAt))
 		}
-		if f.step.End == io.EOF && (c.rcvShut && c.queue == 0) {
+		if errors.Is(f.step.End, io.EOF) && (c.rcvShut && c.queue == 0) {
 			lost("it was given up, and the client has left")
 		}
 	}
