@@ -31,7 +31,8 @@ lint:
 
 bench: build
 	@test/setup/packages.sh haproxy nginx /usr/lib/nginx/modules/ngx_stream_module.so socat strace
-	@go run ./test/bench
+	@go build -o bin/bench ./test/bench
+	@exec bin/bench
 
 # The classic builder, which every engine has, does not set TARGETARCH itself.
 image:
