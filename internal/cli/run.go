@@ -114,6 +114,8 @@ func (r *runCommand) forward(first, second context.Context, c *cobra.Command, ar
 	for _, w := range append(wanted.notes, unknown...) {
 		log.Warn(w)
 	}
+	loops, restore := tuneRuntime()
+	defer restore()
 	d := daemon.New(daemon.Config{
 		Links:          wanted.links,
 		Origins:        wanted.origins,
@@ -123,7 +125,7 @@ func (r *runCommand) forward(first, second context.Context, c *cobra.Command, ar
 		StateDir:       r.stateDir,
 		Drain:          r.drain,
 		Engine:         daemon.EngineName(r.engine),
-		Loops:          tuneRuntime(),
+		Loops:          loops,
 		LogConnections: r.logConnections,
 		Version:        versionText(),
 		Log:            log,
@@ -138,11 +140,12 @@ func (r *runCommand) forward(first, second context.Context, c *cobra.Command, ar
 // tuneRuntime returns how many loops shall carry bytes: one per usable core. The
 // scheduler gets one processor more than there are loops: without an idle one
 // its monitor takes a loop's away each time that it waits for events (retake in
-// runtime/proc.go), and wakes every 20 us to look for that.
-func tuneRuntime() (loops int) {
+// runtime/proc.go), and wakes every 20 us to look for that. From then on the
+// number of loops is fixed: a CPU limit that changes later is not followed.
+func tuneRuntime() (loops int, restore func()) {
 	loops = runtime.GOMAXPROCS(0)
 	runtime.GOMAXPROCS(loops + 1)
-	return loops
+	return loops, func() { runtime.GOMAXPROCS(loops) }
 }
 
 func (r *runCommand) logHandler(w io.Writer) slog.Handler {

@@ -1,6 +1,7 @@
 package pump
 
 import (
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"runtime"
@@ -30,7 +31,7 @@ func (c Config) withDefaults() Config {
 	if c.SweepEvery == 0 {
 		c.SweepEvery = 15 * time.Second
 	}
-	if c.Loops == 0 {
+	if c.Loops <= 0 {
 		c.Loops = runtime.GOMAXPROCS(0)
 	}
 	return c
@@ -47,10 +48,13 @@ const (
 
 // New returns the engine of that name; "" is the default.
 func New(name EngineName, cfg Config) (Engine, error) {
-	if name == EngineNet {
+	switch name {
+	case "", EngineEpoll:
+		return NewEpoll(cfg)
+	case EngineNet:
 		return NewNet(cfg)
 	}
-	return NewEpoll(cfg)
+	return nil, fmt.Errorf("no engine %q", name)
 }
 
 // UnixOptions are the access rights of a unix listening socket.

@@ -145,6 +145,9 @@ func (e *epollEngine) elsewhere(f *epollFlow, step Step, done func()) {
 	n.release = f.acceptor.release
 	n.after = done
 	f.net.Store(n)
+	if f.s.has(woken) {
+		n.wake()
+	}
 	if !e.net.add(n, func() { n.carryOn(step) }) {
 		abort(c)
 		f.net.Store(nil)

@@ -12,7 +12,7 @@ import (
 // IsShortage tells whether err is a lack of something on our own side, which
 // says nothing about the endpoint that was tried (errno(3)).
 func IsShortage(err error) bool {
-	for _, e := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.EADDRNOTAVAIL} {
+	for _, e := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.ENOSPC, syscall.EADDRNOTAVAIL} {
 		if errors.Is(err, e) {
 			return true
 		}

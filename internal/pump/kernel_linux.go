@@ -10,7 +10,7 @@ import (
 
 // kernel is every call by which a loop touches the world, so that a simulation
 // can stand in for it. All but wait return at once, on descriptors that do not
-// block; none allocates. What other goroutines may call is said so.
+// block; none allocates but silent, which is rare. What other goroutines may call is said so.
 type kernel struct {
 	// now is a clock that never goes back, in nanoseconds since start.
 	now   func() int64
@@ -81,7 +81,6 @@ type linux struct {
 	start        time.Time
 	from         unix.RawSockaddrAny
 	to           unix.RawSockaddrAny
-	info         unix.TCPInfo
 	number       int32
 }
 
@@ -127,11 +126,10 @@ func (x *linux) now() int64 { return int64(time.Since(x.start)) }
 func (x *linux) wait(events []unix.EpollEvent, timeout int) int {
 	var n uintptr
 	var errno unix.Errno
-	p, max := uintptr(unsafe.Pointer(&events[0])), uintptr(len(events))
 	if timeout == 0 {
-		n, _, errno = unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(x.epoll), p, max, 0, 0, 0)
+		n, _, errno = unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(x.epoll), uintptr(unsafe.Pointer(&events[0])), uintptr(len(events)), 0, 0, 0)
 	} else {
-		n, _, errno = unix.Syscall6(unix.SYS_EPOLL_PWAIT, uintptr(x.epoll), p, max, uintptr(timeout), 0, 0)
+		n, _, errno = unix.Syscall6(unix.SYS_EPOLL_PWAIT, uintptr(x.epoll), uintptr(unsafe.Pointer(&events[0])), uintptr(len(events)), uintptr(timeout), 0, 0)
 	}
 	if errno != 0 {
 		return 0
@@ -303,9 +301,8 @@ func rawRead(fd int, p []byte) (int, unix.Errno) {
 	}
 }
 
-// rawWrite sends without the signal that a broken connection would raise
-// (MSG_NOSIGNAL, send(2)) where that matters: Go ignores SIGPIPE on all
-// descriptors but 1 and 2.
+// rawWrite may raise SIGPIPE, which Go ignores on all descriptors but 1 and 2
+// (os/signal).
 func rawWrite(fd int, p []byte) (int, unix.Errno) {
 	for {
 		n, _, errno := unix.RawSyscall(unix.SYS_WRITE, uintptr(fd), uintptr(unsafe.Pointer(&p[0])), uintptr(len(p)))

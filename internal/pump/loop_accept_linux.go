@@ -161,11 +161,25 @@ func (l *loop) acceptCalled() {
 		l.called[i] = nil
 	}
 	l.called = l.called[:0]
+	if l.retryAt <= l.now {
+		l.retry()
+	}
+}
+
+func (l *loop) retry() {
+	l.retryAt = never
 	for _, a := range l.acceptors {
 		if a.againAt <= l.now {
 			a.tryAgain()
 		}
+		l.retryAt = min(l.retryAt, a.againAt)
 	}
+}
+
+// retryIn has the acceptor try again what failed.
+func (a *epollAcceptor) retryIn(d time.Duration) {
+	a.againAt = a.home.now + int64(d)
+	a.home.retryAt = min(a.home.retryAt, a.againAt)
 }
 
 // acceptSome takes one client, and more when the turn before left some: an
@@ -228,15 +242,19 @@ func (a *epollAcceptor) admitted() {
 	a.room = a.lacks == a.e.net.fds
 	a.ticket, a.lacks = nil, nil
 	a.admit()
-	if a.waiting.fd == none && a.state == accepting {
+	if a.state == accepting {
 		a.relisten()
 	}
 }
 
+// relisten accepts again, unless a client is still in hand.
 func (a *epollAcceptor) relisten() {
+	if a.waiting.fd != none {
+		return
+	}
 	if errno := a.listenOn(); errno != 0 {
 		a.warn(errno.Error())
-		a.againAt = a.home.now + int64(acceptAgain)
+		a.retryIn(acceptAgain)
 	}
 }
 
@@ -245,15 +263,16 @@ func (a *epollAcceptor) relisten() {
 func (a *epollAcceptor) acceptFailed(errno unix.Errno) {
 	a.warn(errno.Error())
 	a.pauseListening()
-	a.againAt = a.home.now + int64(acceptAgain)
+	a.retryIn(acceptAgain)
 }
 
 func (a *epollAcceptor) tryAgain() {
+	if a.want != a.state {
+		_ = a.change() // it says so itself, or tries once more
+		return
+	}
 	a.againAt = never
-	switch {
-	case a.want != a.state:
-		a.change()
-	case a.state == accepting && a.waiting.fd == none:
+	if a.state == accepting {
 		a.relisten()
 	}
 }
@@ -270,6 +289,8 @@ func (a *epollAcceptor) introduce(c accepted) {
 	a.introducing.Add(1)
 	if !to.post(command{kind: commandAdopt, acceptor: a, client: c}) {
 		a.introducing.Done()
+		to.load.Add(-1)
+		a.home.load.Add(1)
 		a.home.refuse(nil, a, c)
 	}
 }
@@ -325,11 +346,13 @@ func (a *epollAcceptor) become(s acceptState) error {
 	}
 	a.closed = s == closing
 	err, stopped := os.ErrClosed, false
-	a.home.do(func() {
+	if !a.home.do(func() {
 		a.want = s
 		err = a.change()
 		stopped = a.state != accepting
-	})
+	}) && s == closing {
+		return os.NewSyscallError("close", unix.Close(a.l.FD)) // its loop has stopped
+	}
 	if stopped { // else the home loop adds to them all the time
 		a.introducing.Wait()
 	}
@@ -341,7 +364,7 @@ func (a *epollAcceptor) become(s acceptState) error {
 func (a *epollAcceptor) change() error {
 	if a.state == a.want {
 		a.againAt = never
-		if a.state == accepting && a.waiting.fd == none {
+		if a.state == accepting {
 			a.relisten() // it may have paused for want of something
 		}
 		return nil
@@ -371,7 +394,7 @@ func (a *epollAcceptor) change() error {
 		a.want = a.state
 		a.relisten()
 	default:
-		a.againAt = a.home.now + int64(listenAgainEvery)
+		a.retryIn(listenAgainEvery)
 	}
 	return err
 }
@@ -384,7 +407,10 @@ func (a *epollAcceptor) acceptQueued() {
 	if a.waiting.fd != none {
 		a.takeUnasked()
 	}
-	for a.l.Limit.tryAcquire() {
+	for range backlog + 1 { // those that come meanwhile could keep us for ever
+		if !a.l.Limit.tryAcquire() {
+			return
+		}
 		if !a.e.net.fds.tryAcquire(2) {
 			a.l.Limit.release(1)
 			return
@@ -432,7 +458,13 @@ func (a *epollAcceptor) refuse() error {
 		return a.replace(false)
 	}
 	a.acceptQueued()
-	if err := errors.Join(reuseAddress(a.l.FD, false), unix.Shutdown(a.l.FD, unix.SHUT_RD)); err != nil {
+	err := reuseAddress(a.l.FD, false)
+	if err == nil {
+		if err = unix.Shutdown(a.l.FD, unix.SHUT_RD); err != nil {
+			err = errors.Join(err, reuseAddress(a.l.FD, true))
+		}
+	}
+	if err != nil {
 		return fmt.Errorf("suspend listener: %w", err)
 	}
 	return nil

@@ -12,9 +12,7 @@ func (l *loop) relay(f *epollFlow) {
 	if s.has(gated) && !l.openGate(f) {
 		return
 	}
-	if l.noticeErrors(f) {
-		return
-	}
+	l.noticeErrors(f)
 	if s.side[endpoint].has(finished) {
 		s.clear(settling) // pointless
 	}
@@ -111,9 +109,8 @@ func (l *loop) closedEarly(f *epollFlow, inOrder bool) {
 	l.ask(f, Attempt{Kind: ClosedEarly, Leg: int(f.s.leg), Err: why})
 }
 
-// noticeErrors breaks a side that has reported an error. It returns whether
-// the flow has ended by that.
-func (l *loop) noticeErrors(f *epollFlow) bool {
+// noticeErrors breaks a side that has reported an error.
+func (l *loop) noticeErrors(f *epollFlow) {
 	for which := range uint8(2) {
 		p := &f.s.side[which]
 		if !p.has(failed) {
@@ -125,7 +122,6 @@ func (l *loop) noticeErrors(f *epollFlow) bool {
 			l.breakSide(f, which, broke(errno))
 		}
 	}
-	return f.s.phase != phaseOpen && f.s.phase != phaseBreaking && f.s.phase != phaseDelivering
 }
 
 // carry moves bytes from one side to the other until there are none, the other

@@ -324,7 +324,7 @@ func (l *loop) open(f *epollFlow, leg int) {
 	s, step := f.s, &f.attempt.step
 	s.phase = phaseOpen
 	s.since = l.now
-	s.leg = uint8(leg)
+	s.leg = uint16(leg)
 	s.clear(gated | settling)
 	l.at(f, never)
 	if step.Retry {

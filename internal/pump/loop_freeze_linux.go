@@ -87,17 +87,20 @@ func (l *loop) takeHeld(p *sideState) ([]byte, error) {
 // Resume implements Engine.
 func (e *epollEngine) Resume(s State, h Handler, data any) (*Flow, error) {
 	r, err := decodeRecord(s.Record)
-	if err != nil {
+	// One that blocks would stop every flow of its loop.
+	if err = errors.Join(err, unix.SetNonblock(s.Client, true), unix.SetNonblock(s.Endpoint, true)); err != nil {
 		_ = unix.Close(s.Client) // nobody else will
 		_ = unix.Close(s.Endpoint)
 		return nil, err
 	}
 	e.net.fds.release(-2) // they are open already
-	l := e.lightest(e.loops[int(e.next.Add(1))%len(e.loops)])
+	l := e.lightest(e.loops[e.next.Add(1)%uint32(len(e.loops))])
 	l.load.Add(1)
 	var f *Flow
 	err = os.ErrClosed
 	if !l.do(func() { f, err = l.resume(s, &r, h, data) }) {
+		l.load.Add(-1)
+		e.net.fds.release(2)
 		_ = unix.Close(s.Client)
 		_ = unix.Close(s.Endpoint)
 	}

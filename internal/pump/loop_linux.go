@@ -61,6 +61,7 @@ type loop struct {
 
 	acceptors map[uint32]*epollAcceptor
 	called    []*epollAcceptor // with clients that wait
+	retryAt   int64            // when the first acceptor tries again what failed
 	buffers   bufferPool
 	pipes     pipePool
 	attempts  []*attempt // free ones
@@ -101,7 +102,7 @@ const (
 )
 
 func newLoop(cfg loopConfig) *loop {
-	l := &loop{loopConfig: cfg, k: cfg.Kernel, acceptors: map[uint32]*epollAcceptor{}}
+	l := &loop{loopConfig: cfg, k: cfg.Kernel, acceptors: map[uint32]*epollAcceptor{}, retryAt: never}
 	l.pipes = pipePool{k: &l.k, fds: cfg.Budget}
 	l.now = l.k.now()
 	l.sweepAt = l.now
@@ -115,6 +116,7 @@ func (l *loop) run() {
 	for !l.stopped {
 		l.turn()
 	}
+	l.finish()
 }
 
 // turn waits for something to do and does all of it. What events say is noted
@@ -168,10 +170,7 @@ func (l *loop) timeout() int {
 	if l.slab.used > 0 || len(l.pipes.free) > 1 || len(l.buffers.free) > idleBuffers {
 		at = min(at, l.sweepAt)
 	}
-	for _, a := range l.acceptors {
-		at = min(at, a.againAt)
-	}
-	if at == never {
+	if at = min(at, l.retryAt); at == never {
 		return -1
 	}
 	left := max(at-l.k.now(), 0)
@@ -206,6 +205,9 @@ func (l *loop) do(f func()) bool {
 	return true
 }
 
+// mostSpare is how many commands a list may have room for that is used again.
+const mostSpare = 1024
+
 func (l *loop) obey() {
 	if !l.mail.Load() {
 		return
@@ -217,6 +219,9 @@ func (l *loop) obey() {
 	l.mu.Unlock()
 	for i := range list {
 		l.obeyOne(&list[i])
+	}
+	if cap(list) > mostSpare {
+		return // of a burst, whose memory is not kept
 	}
 	clear(list)
 	l.mu.Lock()
@@ -243,19 +248,23 @@ func (l *loop) obeyOne(c *command) {
 	}
 }
 
-// stop makes run return; commands that are in the list by then are obeyed.
+// stop makes run return.
 func (l *loop) stop() {
-	l.do(func() { l.stopped = true })
+	l.post(command{kind: commandCall, call: func() { l.stopped = true }})
+}
+
+// finish obeys the last commands, since somebody may wait for them, and ends
+// the flows that began after all others were cut.
+func (l *loop) finish() {
 	l.mu.Lock()
 	l.closed = true
 	rest := l.inbox
 	l.inbox = nil
 	l.mu.Unlock()
-	for _, c := range rest {
-		if c.kind == commandCall {
-			c.call() // somebody waits for it
-		}
+	for i := range rest {
+		l.obeyOne(&rest[i])
 	}
+	l.cutAll(os.ErrClosed)
 }
 
 // flow returns the one that a command or an event is for; nil when that has
@@ -449,122 +458,4 @@ func (l *loop) tend(p *sideState) {
 		p.set(tended)
 		l.k.tend(int(p.fd))
 	}
-}
-
-// epollFlow is what of a flow has pointers. It is made once per slot.
-type epollFlow struct {
-	Flow
-	l        *loop
-	s        *slot
-	id       uint32
-	acceptor *epollAcceptor // or nil for one that was resumed
-	h        Handler
-	attempt  *attempt // while legs are under way
-	err      error    // of a side that broke, or the handler's
-	// prefix is how many bytes of what is held from the client are the leg's
-	// prefix, which nobody counts.
-	prefix int32
-	// backlog is what a resumed flow had read from each side elsewhere.
-	backlog [2][]byte
-	waking  atomic.Bool // a wake is on its way
-	// net has the flow when it is elsewhere.
-	net atomic.Pointer[netFlow]
-}
-
-func (f *epollFlow) wake() {
-	if n := f.net.Load(); n != nil {
-		n.wake()
-		return
-	}
-	if !f.waking.Swap(true) {
-		f.l.post(command{kind: commandWake, slot: f.id, gen: f.s.gen.Load()})
-	}
-}
-
-func (f *epollFlow) cut(cause error) {
-	if n := f.net.Load(); n != nil {
-		n.cut(cause)
-		return
-	}
-	f.l.post(command{kind: commandCut, slot: f.id, gen: f.s.gen.Load(), err: cause})
-}
-
-func (f *epollFlow) counters() Counters {
-	if n := f.net.Load(); n != nil {
-		return n.counters()
-	}
-	return Counters{In: f.s.side[client].moved.Load(), Out: f.s.side[endpoint].moved.Load()}
-}
-
-// begin introduces a client to the handler.
-func (l *loop) begin(a *epollAcceptor, c accepted) {
-	f := l.newFlow(a.h)
-	if f == nil || l.k.watch(c.fd, watched, eventKey{slot: f.id, gen: f.s.gen.Load()}) != 0 {
-		l.refuse(f, a, c)
-		return
-	}
-	f.acceptor = a
-	f.Client = c.from
-	f.s.side[client].fd = int32(c.fd)
-	f.s.side[client].set(writable)
-	if a.l.Network == TCP {
-		f.s.side[client].set(plainTCP | tended) // by its listener
-	}
-	l.ask(f, Attempt{})
-}
-
-// refuse resets a client for want of a slot, or of memory in the kernel.
-func (l *loop) refuse(f *epollFlow, a *epollAcceptor, c accepted) {
-	a.warn("the kernel, or the engine, cannot watch more connections")
-	l.k.abort(c.fd)
-	if f != nil {
-		l.slab.put(f.id)
-	}
-	l.load.Add(-1)
-	a.release()
-}
-
-// newFlow takes a slot; nil when there are too many.
-func (l *loop) newFlow(h Handler) *epollFlow {
-	id, ok := l.slab.take()
-	if !ok {
-		return nil
-	}
-	for uint32(len(l.flows)) <= id {
-		l.flows = append(l.flows, nil)
-	}
-	f := l.flows[id]
-	if f == nil {
-		f = &epollFlow{l: l, s: l.slab.at(id), id: id}
-		f.engine = f
-		l.flows[id] = f
-	}
-	if l.slab.used == 1 {
-		l.sweepAt = l.now + int64(l.SweepEvery)/sweepParts
-	}
-	f.h = h
-	f.s.started = l.now
-	return f
-}
-
-func (l *loop) wakeFlow(f *epollFlow) {
-	switch f.s.phase {
-	case phaseParked:
-		l.ask(f, Attempt{Kind: Woken})
-	case phaseElsewhere:
-		f.net.Load().wake()
-	default:
-		f.s.set(woken)
-	}
-}
-
-func (l *loop) cutFlow(f *epollFlow, cause error) {
-	if f.s.phase == phaseElsewhere {
-		f.net.Load().cut(cause)
-		return
-	}
-	if cause == nil {
-		cause = os.ErrClosed
-	}
-	l.end(f, ending{cause: CauseCut, err: cause, reset: true})
 }

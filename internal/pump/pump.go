@@ -256,9 +256,10 @@ func (f *Flow) Wake() { f.engine.wake() }
 func (f *Flow) Cut(cause error) { f.engine.cut(cause) }
 
 // Freeze takes an established flow, half-closed or not, out of its engine; its
-// Done has CauseMoved. It fails with ErrNotMovable for one that ends already,
-// and for one that is not established, which it ends with CauseCut. It waits
-// for the engine: not to be called by a handler.
+// Done has CauseMoved. It fails with ErrNotMovable for one that is about to end,
+// that has a leg with Open, or whose engine moves none, and leaves it as it
+// was; and for one that is not established yet, which it ends with CauseCut. It
+// waits for the engine: not to be called by a handler.
 func (f *Flow) Freeze() (State, error) { return f.engine.freeze() }
 
 // Counters returns what the flow has carried so far.

@@ -88,8 +88,8 @@ type slot struct {
 	pause     int32         // until the next look, in milliseconds
 	phase     phase
 	flags     slotFlags
-	tags      uint8 // the last that was given to a leg
-	leg       uint8 // that won
+	tags      uint8  // the last that was given to a leg
+	leg       uint16 // that won
 	brokeSide uint8
 }
 
@@ -104,7 +104,8 @@ const chunkSize = 256
 type chunk [chunkSize]slot
 
 // slab hands out slots; one that is given back is used again first, while it
-// is in the cache.
+// is in the cache. Slots are never freed: that costs what the most flows at one
+// time needed, and saves an allocation per flow.
 type slab struct {
 	chunks []*chunk
 	free   []uint32

@@ -93,12 +93,12 @@ func decodeRecord(b []byte) (r record, err error) {
 		return r, fmt.Errorf("read state: client's address: %w", ErrState)
 	}
 	for i := range r.sides {
-		r.sides[i].pending = in.bytes(int(min(in.number(4), maxPending+1)))
+		r.sides[i].pending = in.bytes(in.length())
 	}
 	switch {
 	case in.bad || len(in.b) > 0:
 		return r, fmt.Errorf("read state: %d bytes, which is too short or too long: %w", len(b), ErrState)
-	case int(r.prefix) > len(r.sides[client].pending):
+	case uint64(r.prefix) > uint64(len(r.sides[client].pending)):
 		return r, fmt.Errorf("read state: prefix of %d bytes: %w", r.prefix, ErrState)
 	}
 	return r, nil
@@ -126,6 +126,16 @@ func (r *reader) bytes(n int) []byte {
 	taken := r.b[:n:n]
 	r.b = r.b[n:]
 	return taken
+}
+
+// length is that of what waits.
+func (r *reader) length() int {
+	n := r.number(4)
+	if n > maxPending {
+		r.bad = true
+		return 0
+	}
+	return int(n)
 }
 
 func (r *reader) number(size int) (n uint64) {

@@ -20,6 +20,7 @@ var moving = map[string]func(*testing.T, New){
 	"moved_client_had_finished":      func(t *testing.T, n New) { movedHalfClosed(t, n, true) },
 	"moved_endpoint_had_finished":    func(t *testing.T, n New) { movedHalfClosed(t, n, false) },
 	"moved_then_reset":               movedThenReset,
+	"moved_to_an_engine_that_closes": movedToAnEngineThatCloses,
 	"frozen_while_parked_ends":       frozenWhileParked,
 	"frozen_while_connecting_ends":   frozenWhileConnecting,
 	"no_state_is_refused":            noStateIsRefused,
@@ -219,6 +220,46 @@ func movedThenReset(t *testing.T, newEngine New) {
 	}
 	run(t, endpoint, ExpectEnd(RESET))
 	r.endedWith(2, pump.CauseClientReset)
+}
+
+// Taken up or refused: either way it is reported once and leaves nothing open.
+func movedToAnEngineThatCloses(t *testing.T, newEngine New) {
+	if !canMove(t, newEngine) {
+		return
+	}
+	const flows = 20
+	server := Listen(t, "tcp4")
+	r := start(t, newEngine, setup{}, always(to(server)))
+	other := start(t, newEngine, setup{}, always())
+	other.resumes = true
+	var states []pump.State
+	for i := range flows {
+		client := r.dial()
+		run(t, client, Send("PING"))
+		run(t, accept(t, server), Expect("PING"))
+		s, err := r.flow(i + 1).Freeze()
+		if err != nil {
+			t.Fatalf("freeze: %v", err)
+		}
+		states = append(states, s)
+		defer client.Conn.Close()
+	}
+	closed := make(chan error, 1)
+	go func() { closed <- other.engine.Close() }()
+	taken := 0
+	for _, s := range states {
+		if _, err := other.engine.Resume(s, other.handler, nil); err == nil {
+			taken++
+		}
+	}
+	if err := <-closed; err != nil {
+		t.Errorf("close: %v", err)
+	}
+	other.mu.Lock()
+	defer other.mu.Unlock()
+	if len(other.results) != taken {
+		t.Errorf("%d flows were taken up, and %d ended", taken, len(other.results))
+	}
 }
 
 func frozenWhileParked(t *testing.T, newEngine New) {

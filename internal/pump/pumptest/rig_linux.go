@@ -184,6 +184,8 @@ type handler struct {
 	t    *testing.T
 	next nextFunc
 
+	resumes bool // flows begin without Next, too
+
 	mu        sync.Mutex // guards the following
 	flows     map[*pump.Flow]*flowState
 	order     []*pump.Flow
@@ -206,7 +208,7 @@ func (h *handler) enter(f *pump.Flow, what string) *flowState {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	s := h.flows[f]
-	if s == nil || s.results > 0 && (what == "Next" || s.moved) { // an engine may use it again
+	if s == nil || s.results > 0 && (what == "Next" || s.moved || h.resumes) { // an engine may use it again
 		s = &flowState{}
 		h.flows[f] = s
 		h.order = append(h.order, f)
