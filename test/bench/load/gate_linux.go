@@ -17,7 +17,7 @@ const (
 )
 
 // check is the server's side of the gate.
-func (s *Server) check(c *net.TCPConn, k kind) {
+func (s *Server) check(c *net.TCPConn, k kind, token int) {
 	switch k {
 	case kindCheck:
 		_ = answerCheck(c) // what a broken connection means is for the client to say
@@ -28,10 +28,28 @@ func (s *Server) check(c *net.TCPConn, k kind) {
 		if err == nil {
 			_, err = io.Copy(io.Discard, c)
 		}
-		select {
-		case s.ended <- howEnded(err):
-		default: // nobody asked
-		}
+		s.tell(token, howEnded(err))
+	}
+}
+
+// await makes a token for a connection of kindWait, and the channel that will
+// hear how it ended. Each has its own: a connection that a proxy failed to end
+// ends when the proxy does, and that is no answer to the next one's question.
+func (s *Server) await() (token int, ended <-chan string) {
+	c := make(chan string, 1)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.tokens++
+	s.waiting[s.tokens] = c
+	return s.tokens, c
+}
+
+func (s *Server) tell(token int, how string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c, ok := s.waiting[token]; ok {
+		c <- how
+		delete(s.waiting, token)
 	}
 }
 
@@ -85,21 +103,22 @@ func (s *Server) Gate(addr string) (resets string, err error) {
 	return toClient + "/" + toServer, nil
 }
 
-// gateDial opens a connection and asks for what k says.
-func gateDial(addr string, k kind) (*net.TCPConn, error) {
+// gateDial opens a connection and asks for what k says; only kindWait has a
+// token.
+func gateDial(addr string, k kind, token int) (*net.TCPConn, error) {
 	c, err := net.DialTimeout("tcp4", addr, gateTime)
 	if err != nil {
 		return nil, fmt.Errorf("connect: %w", err)
 	}
 	_ = c.SetDeadline(time.Now().Add(gateTime)) // fails only on a closed connection, and then so does Write
-	if _, err := c.Write(header(k, 0, 0)); err != nil {
+	if _, err := c.Write(header(k, token, 0)); err != nil {
 		return nil, errors.Join(fmt.Errorf("send: %w", err), c.Close())
 	}
 	return c.(*net.TCPConn), nil
 }
 
 func (s *Server) gateStreams(addr string) error {
-	c, err := gateDial(addr, kindCheck)
+	c, err := gateDial(addr, kindCheck, 0)
 	if err != nil {
 		return err
 	}
@@ -138,7 +157,7 @@ func gateAnswer(c net.Conn) error {
 }
 
 func gateServerReset(addr string) (string, error) {
-	c, err := gateDial(addr, kindReset)
+	c, err := gateDial(addr, kindReset, 0)
 	if err != nil {
 		return "", err
 	}
@@ -151,7 +170,8 @@ func gateServerReset(addr string) (string, error) {
 }
 
 func (s *Server) gateClientReset(addr string) (string, error) {
-	c, err := gateDial(addr, kindWait)
+	token, ended := s.await()
+	c, err := gateDial(addr, kindWait, token)
 	if err != nil {
 		return "", err
 	}
@@ -164,7 +184,7 @@ func (s *Server) gateClientReset(addr string) (string, error) {
 		return "", fmt.Errorf("reset: %w", err)
 	}
 	select {
-	case how := <-s.ended:
+	case how := <-ended:
 		return how, nil
 	case <-time.After(gateTime):
 		return "", errors.New("the client's reset does not end the server's connection")

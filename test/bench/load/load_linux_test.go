@@ -1,6 +1,7 @@
 package load
 
 import (
+	"errors"
 	"io"
 	"net"
 	"os/exec"
@@ -201,6 +202,33 @@ func TestGate_SeesResets(t *testing.T) {
 	s := serveHere(t)
 	if resets, err := s.Gate(s.Addr); err != nil || resets != "RST/RST" {
 		t.Errorf("%q, %v", resets, err)
+	}
+}
+
+// A connection that one proxy failed to end ends with it, and says nothing of
+// the next.
+func TestGate_HearsOfItsOwnConnection(t *testing.T) {
+	s := serveHere(t)
+	token, ended := s.await()
+	c, err := gateDial(s.Addr, kindWait, token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = io.ReadFull(c, make([]byte, 1))
+	if err := errors.Join(err, c.Close()); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(gateTime); len(ended) == 0; {
+		if time.Now().After(deadline) {
+			t.Fatal("nobody says how it ended")
+		}
+		<-time.After(time.Millisecond)
+	}
+	if resets, err := s.Gate(s.Addr); err != nil || resets != "RST/RST" {
+		t.Errorf("%q, %v", resets, err)
+	}
+	if how := <-ended; how != asEnd {
+		t.Errorf("the first ended with %s", how)
 	}
 }
 

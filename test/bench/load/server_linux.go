@@ -22,11 +22,12 @@ type Server struct {
 	peers    []peer
 	in, out  []byte
 	running  sync.WaitGroup
-	ended    chan string // how a connection of kindWait ended
-	err      error       // of the loop; to be read when it has ended
+	err      error // of the loop; to be read when it has ended
 
-	mu   sync.Mutex // guards the following
-	live map[net.Conn]struct{}
+	mu      sync.Mutex // guards the following
+	live    map[net.Conn]struct{}
+	waiting map[int]chan<- string // who is to hear how a connection of kindWait ended, by token
+	tokens  int                   // so far
 }
 
 // peer is a connection, at its descriptor's number.
@@ -44,7 +45,7 @@ const backlog = 4096
 
 // NewServer starts a server; Close ends it.
 func NewServer() (*Server, error) {
-	s := &Server{in: make([]byte, blockSize), out: make([]byte, blockSize), ended: make(chan string, 1), live: map[net.Conn]struct{}{}}
+	s := &Server{in: make([]byte, blockSize), out: make([]byte, blockSize), live: map[net.Conn]struct{}{}, waiting: map[int]chan<- string{}}
 	var err error
 	if s.poll, err = newPoll(); err != nil {
 		return nil, err
@@ -210,7 +211,7 @@ func (s *Server) readHeader(fd int, p *peer) {
 	}
 	p.request, p.response = sizes(p.header[:])
 	if k := kind(p.header[0]); k != kindAnswer || p.request == 0 {
-		s.handOver(fd, k)
+		s.handOver(fd, k, p.request)
 	}
 }
 
@@ -240,7 +241,7 @@ func (s *Server) pay(fd int, p *peer) {
 }
 
 // handOver gives a connection of the gate to a goroutine.
-func (s *Server) handOver(fd int, k kind) {
+func (s *Server) handOver(fd int, k kind, token int) {
 	f := os.NewFile(uintptr(fd), "connection")
 	s.peers[fd] = peer{}
 	c, err := net.FileConn(f)
@@ -252,7 +253,7 @@ func (s *Server) handOver(fd int, k kind) {
 	s.live[c] = struct{}{}
 	s.mu.Unlock()
 	s.running.Go(func() {
-		s.check(c.(*net.TCPConn), k)
+		s.check(c.(*net.TCPConn), k, token)
 		c.Close()
 		s.mu.Lock()
 		delete(s.live, c)

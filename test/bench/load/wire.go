@@ -14,7 +14,7 @@ const (
 	kindAnswer kind = 'a' // a response for every request, of the sizes in the header
 	kindCheck  kind = 'c' // read to the end, tell what came, send as much, and FIN
 	kindReset  kind = 'r' // reset at once
-	kindWait   kind = 'w' // read to the end, and report what that was
+	kindWait   kind = 'w' // read to the end, and report what that was to the token in the place of the request's size
 )
 
 // Sizes on the wire, in bytes.
