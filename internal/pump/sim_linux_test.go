@@ -32,6 +32,8 @@ func TestSimulation(t *testing.T) {
 	var next, turns atomic.Uint64
 	var failed atomic.Bool
 	var workers sync.WaitGroup
+	progress := simEvery(time.Minute, func() { t.Logf("%d schedules so far", next.Load()) })
+	defer progress()
 	for range runtime.GOMAXPROCS(0) {
 		workers.Go(func() {
 			for !failed.Load() && time.Since(start) < long {
@@ -49,6 +51,25 @@ func TestSimulation(t *testing.T) {
 	workers.Wait()
 	took := time.Since(start)
 	t.Logf("%d schedules, %d turns of the loop, from seed %d in %v: %.0f schedules a second", next.Load(), turns.Load(), base+1, took.Round(time.Second), float64(next.Load())/took.Seconds())
+}
+
+// simEvery calls f now and then, until what it returns is called.
+func simEvery(pause time.Duration, f func()) (stop func()) {
+	ended := make(chan struct{})
+	var done sync.WaitGroup
+	done.Go(func() {
+		t := time.NewTicker(pause)
+		defer t.Stop()
+		for {
+			select {
+			case <-t.C:
+				f()
+			case <-ended:
+				return
+			}
+		}
+	})
+	return func() { close(ended); done.Wait() }
 }
 
 // simPatience is for one schedule, which takes milliseconds: a loop that makes
