@@ -229,13 +229,15 @@ func isTraced(name string) bool {
 }
 
 // ask has a round in a network namespace of its own do something, and hands on
-// what it says.
+// what it says. When it returns nobody is left in that namespace.
 func (b *campaign) ask(ctx context.Context, t task, take func(int, event)) error {
 	t.Config, t.Dir = b.config, b.dir
 	question, err := json.Marshal(t)
 	if err != nil {
 		return fmt.Errorf("write task: %w", err)
 	}
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
 	cmd := exec.CommandContext(ctx, b.config.Self, roleRound)
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = 10 * time.Second
@@ -250,21 +252,39 @@ func (b *campaign) ask(ctx context.Context, t task, take func(int, event)) error
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start round in a namespace (root, or user namespaces): %w", err)
 	}
+	space, unseen := openSpace(cmd.Process.Pid)
+	if unseen != nil {
+		stop()
+	}
+	err = errors.Join(unseen, listen(answers, func(e event) { take(t.Number, e) }, stop))
+	cause := context.Cause(ctx)
+	if waited := cmd.Wait(); waited != nil || cause != nil {
+		err = errors.Join(cause, err, errors.New("round: "+strings.TrimPrefix(strings.TrimSpace(said.String()), "error: ")), waited)
+	}
+	if space != nil {
+		defer space.close()
+		err = errors.Join(err, space.clear())
+	}
+	return err
+}
+
+// listen hands on what a round says. After something else it stops the round,
+// and reads on until it has ended: a full pipe would keep it from that.
+func listen(answers io.Reader, take func(event), stop func()) error {
 	lines := json.NewDecoder(answers)
 	for {
 		var e event
-		if err = lines.Decode(&e); err != nil {
-			break
+		err := lines.Decode(&e)
+		if errors.Is(err, io.EOF) {
+			return nil
 		}
-		take(t.Number, e)
+		if err != nil {
+			stop()
+			_, _ = io.Copy(io.Discard, answers) // why it fails matters less than the first failure
+			return fmt.Errorf("read the round's answer: %w", err)
+		}
+		take(e)
 	}
-	if errors.Is(err, io.EOF) {
-		err = nil
-	}
-	if waited := cmd.Wait(); waited != nil || ctx.Err() != nil {
-		return errors.Join(context.Cause(ctx), errors.New("round: "+strings.TrimPrefix(strings.TrimSpace(said.String()), "error: ")), waited)
-	}
-	return err
 }
 
 // rateOf is a row's rate of requests, or of bursts of datagrams.

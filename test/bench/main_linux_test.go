@@ -4,15 +4,16 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"legate/internal/testnet"
-	"legate/test/bench/machine"
 	"legate/test/bench/peers"
 )
 
@@ -46,11 +47,29 @@ func quickly(t *testing.T, binary string, o options) (*campaign, *bytes.Buffer) 
 	}
 	t.Cleanup(func() {
 		b.close()
-		if left := machine.Children(os.Getpid()); len(left) > 0 {
-			t.Errorf("processes %v are left", left)
+		if left := leftovers(t, self, b.dir); len(left) > 0 {
+			t.Errorf("processes are left: %q", left)
 		}
 	})
 	return b, &out
+}
+
+// leftovers are the processes of this test or with files in dir, wherever in
+// the tree of processes they are by now.
+func leftovers(t *testing.T, self, dir string) (list []string) {
+	t.Helper()
+	dirs, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range dirs {
+		exe, _ := os.Readlink(d + "/exe") // one that ended meanwhile is not left
+		line, _ := os.ReadFile(d + "/cmdline")
+		if d != fmt.Sprintf("/proc/%d", os.Getpid()) && (exe == self || strings.Contains(string(line), dir)) {
+			list = append(list, string(line))
+		}
+	}
+	return list
 }
 
 // buildLegate builds what is here, and not what may lie in bin.
@@ -171,13 +190,55 @@ func TestCampaign_SaysWhoIsNotThere(t *testing.T) {
 func TestCampaign_StoppedLeavesNothing(t *testing.T) {
 	needNamespaces(t)
 	b, _ := quickly(t, "", options{Rows: []string{"churn"}, Peers: []string{peers.Go}})
-	for i := range b.result.Rows {
-		b.result.Rows[i].Shape.Time = 4 * time.Second
-	}
+	w := b.result.Rows[0]
+	w.Shape.Rate, w.Shape.Time = 100, time.Minute
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second) // in the midst of that
 	defer cancel()
-	if _, err := b.run(ctx); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("error %v", err)
+	err := b.round(ctx, 1, []row{w})
+	if !errors.Is(err, context.DeadlineExceeded) || strings.Contains(err.Error(), "killed") {
+		t.Errorf("error %v; the round has to end by itself", err)
+	}
+}
+
+// What a proxy started is left when the round is killed.
+func TestSpace_ClearEndsWhoIsLeft(t *testing.T) {
+	needNamespaces(t)
+	cmd := exec.Command("sh", "-c", "sleep 1000 & echo $!; wait")
+	cmd.SysProcAttr = ownNetwork()
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	s, err := openSpace(cmd.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.close()
+	var child int
+	_, err = fmt.Fscan(out, &child)
+	if err := errors.Join(err, cmd.Process.Kill()); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait() // it was killed
+	if _, err := os.Stat(spaceOf(child)); err != nil {
+		t.Fatalf("the child ended by itself: %v", err)
+	}
+	if err := s.clear(); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(spaceOf(child)); err == nil {
+		t.Error("the child is left")
+	}
+}
+
+func TestListen_StopsWhoSaysNoEvent(t *testing.T) {
+	stopped, taken := 0, 0
+	err := listen(strings.NewReader("{}\nwhat?\n{}\n"), func(event) { taken++ }, func() { stopped++ })
+	if err == nil || stopped != 1 || taken != 1 {
+		t.Errorf("%v; stopped %d times, after %d events", err, stopped, taken)
 	}
 }
 

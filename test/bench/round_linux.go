@@ -128,6 +128,9 @@ func roundMain(in io.Reader, out io.Writer) error {
 	if r.server, err = load.NewServer(); err != nil {
 		return err
 	}
+	// A load heeds no context, but it fails at once without a server; then the
+	// proxies are stopped in order.
+	defer context.AfterFunc(ctx, func() { _ = r.server.Close() })() // its error is told below
 	err = r.run(ctx)
 	return errors.Join(err, r.server.Close())
 }

@@ -24,7 +24,10 @@ type Server struct {
 	running  sync.WaitGroup
 	err      error // of the loop; to be read when it has ended
 
+	closing sync.Once
+
 	mu      sync.Mutex // guards the following
+	closed  bool
 	live    map[net.Conn]struct{}
 	waiting map[int]chan<- string // who is to hear how a connection of kindWait ended, by token
 	tokens  int                   // so far
@@ -100,16 +103,22 @@ func loopback(port int) *unix.SockaddrInet4 {
 	return &unix.SockaddrInet4{Port: port, Addr: [4]byte{127, 0, 0, 1}}
 }
 
-// Close ends the server and every connection.
+// Close ends the server and every connection. It may be called again, from
+// another goroutine as well.
 func (s *Server) Close() error {
+	s.closing.Do(s.close)
+	return s.err
+}
+
+func (s *Server) close() {
 	_, _ = unix.Write(s.stop, []byte{1, 0, 0, 0, 0, 0, 0, 0}) // fails only when it is full, and then it wakes as well
 	s.mu.Lock()
+	s.closed = true
 	for c := range s.live {
 		c.Close()
 	}
 	s.mu.Unlock()
 	s.running.Wait()
-	return s.err
 }
 
 func (s *Server) run() {
@@ -251,6 +260,9 @@ func (s *Server) handOver(fd int, k kind, token int) {
 	}
 	s.mu.Lock()
 	s.live[c] = struct{}{}
+	if s.closed {
+		c.Close()
+	}
 	s.mu.Unlock()
 	s.running.Go(func() {
 		s.check(c.(*net.TCPConn), k, token)
