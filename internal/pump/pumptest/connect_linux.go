@@ -94,10 +94,11 @@ func blackHoleCostsItsTimeout(t *testing.T, newEngine New) {
 		func() pump.Step { asked = time.Now(); return dialStep(legs...) },
 		fixed(dialStep(to(Serve(t, "tcp4", Say("other")))))))
 	greets(t, r.dial(), "other")
-	if took := time.Since(asked); took < timeout || took > timeout+prompt {
+	greeted := time.Now()
+	r.endedWith(1, pump.CauseEOF)
+	if took := greeted.Sub(asked); took < timeout || took > timeout+prompt {
 		t.Errorf("the attempt took %v", took)
 	}
-	r.endedWith(1, pump.CauseEOF)
 	if reason := pump.Reason(legs[0].Err); reason != "timeout" {
 		t.Errorf("the leg has %v, that is %q", legs[0].Err, reason)
 	}
