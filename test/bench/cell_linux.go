@@ -13,7 +13,7 @@ import (
 
 // lossyTries bounds how often a peer that lost datagrams may try again: at a
 // rate that it can do that is a hiccup of the machine, and only runs without
-// losses count.
+// losses count. Who needs it often loses by itself, so that the tries are told.
 const lossyTries = 3
 
 // cell puts one row's load on one peer.
@@ -22,12 +22,13 @@ func (r *round) cell(c *contestant, w row) (s sample, err error) {
 		result, err := r.most(c, w)
 		return sample{Result: result}, err
 	}
-	for range lossyTries {
-		if s, err = r.try(c, w); err != nil || s.Lost == 0 {
-			break
+	for tries := 1; ; tries++ {
+		s, err = r.try(c, w)
+		s.Tries = tries
+		if err != nil || s.Lost == 0 || tries == lossyTries {
+			return s, err
 		}
 	}
-	return s, err
 }
 
 func (r *round) try(c *contestant, w row) (sample, error) {

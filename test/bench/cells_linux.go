@@ -49,8 +49,12 @@ type cell struct {
 	Ratios map[column]map[string]stats.Spread `json:"ratios"`
 	// Lost is the share of datagrams that did not arrive in the worst round;
 	// rounds with losses do not count.
-	Lost  float64 `json:"lost,omitempty"`
-	Error string  `json:"error,omitempty"`
+	Lost float64 `json:"lost,omitempty"`
+	// Retried is in how many rounds it was measured more than once, since it had
+	// lost datagrams; of Rounds, which all were.
+	Retried int    `json:"retried,omitempty"`
+	Rounds  int    `json:"rounds"`
+	Error   string `json:"error,omitempty"`
 }
 
 // value is one number of a sample.
@@ -159,6 +163,10 @@ func (r *result) cellsOf(w row) map[string]cell {
 		for _, s := range r.Samples {
 			if s.Row == w.Name && s.Peer == p.Peer {
 				c.Lost = max(c.Lost, s.Lost/max(1, s.Lost+s.Units))
+				c.Rounds++
+				if s.Tries > 1 {
+					c.Retried++
+				}
 				if s.Error != "" {
 					c.Error = s.Error
 				}

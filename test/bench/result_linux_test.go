@@ -123,7 +123,7 @@ func TestTarget_Tolerance(t *testing.T) {
 func TestCalls_AreJudged(t *testing.T) {
 	r := typical()
 	r.Calls = []calls{
-		{Peer: peers.Legate, Of: "requests", Each: 6.1}, {Peer: peers.Legate, Of: "churn", Each: 29},
+		{Peer: peers.Legate, Of: "requests", Each: 6.1}, {Peer: peers.Legate, Of: "churn", Each: 24},
 		{Peer: peers.Nginx, Of: "requests", Each: 99},
 	}
 	got := r.judgeCalls()
@@ -167,6 +167,27 @@ func TestLosses_DoNotCount(t *testing.T) {
 	r.complete(nil)
 	if c := r.Cells["requests"][peers.Legate]; c.Values[own].Rounds != 2 || c.Lost != .5 {
 		t.Errorf("%+v", c)
+	}
+}
+
+// A round without a loss at the third try is one of a proxy that loses.
+func TestRetries_AreTold(t *testing.T) {
+	r := typical()
+	for i, s := range r.Samples {
+		if s.Peer == peers.Nginx && s.Row == "requests" {
+			r.Samples[i].Tries = s.Round
+		}
+	}
+	r.complete(nil)
+	if c := r.Cells["requests"][peers.Nginx]; c.Retried != 2 || c.Rounds != 3 {
+		t.Errorf("%+v", c)
+	}
+	var out bytes.Buffer
+	if err := r.print(&out); err != nil || !strings.Contains(out.String(), "nginx: 1 of 3 rounds without a loss at the first try") {
+		t.Errorf("%v\n%s", err, out.String())
+	}
+	if strings.Contains(out.String(), "legate: 3 of 3") {
+		t.Error("it names who needed no second try")
 	}
 }
 

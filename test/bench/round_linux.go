@@ -62,6 +62,9 @@ type sample struct {
 	Busy time.Duration `json:"busy"` // of the whole machine
 	// Foreign is the share of the machine that other processes used.
 	Foreign float64 `json:"foreign,omitempty"`
+	// Tries is how often a cell was measured until no datagram was lost; the
+	// numbers are the last try's.
+	Tries int `json:"tries,omitempty"`
 	load.Result
 
 	// Bytes and pipes per connection, of memory rows.

@@ -135,6 +135,10 @@ func (r *result) addLine(t *table, w row, p peerSum) {
 	if c.Lost > 0 {
 		t.notes = append(t.notes, fmt.Sprintf("%s: lost up to %.2f %% in a round; such rounds do not count", p.Peer, c.Lost*100))
 	}
+	if c.Retried > 0 {
+		t.notes = append(t.notes, fmt.Sprintf("%s: %d of %d rounds without a loss at the first try; the others were measured up to %d times",
+			p.Peer, c.Rounds-c.Retried, c.Rounds, lossyTries))
+	}
 	if len(c.Values) == 0 {
 		return
 	}
