@@ -60,7 +60,7 @@ func compare(out io.Writer) error {
 	// when it returns. The limit is for what hangs.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
-	ctx, cancel := context.WithTimeout(ctx, o.Limit+5*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, o.Limit+2*time.Minute)
 	defer cancel()
 	config := peers.Config{Self: self, Binary: legateBinary}
 	if o.Compare != "" {

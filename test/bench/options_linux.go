@@ -23,7 +23,7 @@ type options struct {
 const (
 	quickRounds  = 1
 	maxRounds    = 99
-	defaultLimit = 20 * time.Minute
+	defaultLimit = 38 * time.Minute
 	fullLimit    = 2 * time.Hour
 )
 

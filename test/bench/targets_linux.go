@@ -22,8 +22,8 @@ const tolerance = 1.03
 
 // Bounds for what strace counts, per request and per short connection.
 const (
-	mostCallsPerRequest    = 6.0
-	mostCallsPerConnection = 30.0
+	mostCallsPerRequest    = 5.5
+	mostCallsPerConnection = 24.0
 )
 
 const kilobyte = 1000
