@@ -31,8 +31,8 @@ lint:
 
 bench: build
 	@test/setup/packages.sh haproxy nginx /usr/lib/nginx/modules/ngx_stream_module.so socat strace
-	@go build -o bin/bench ./test/bench
-	@exec bin/bench
+	@go build -o bin/bench/ ./test/bench
+	@exec bin/bench/bench
 
 # The classic builder, which every engine has, does not set TARGETARCH itself.
 image:
