@@ -77,7 +77,8 @@ func (l *loop) sendPrefix(f *epollFlow) bool {
 		case errno == unix.EAGAIN:
 			e.clear(writable)
 		case errno != 0 && l.isEarly(f):
-			l.closedEarly(f, false)
+			// A unix socket says EPIPE after an orderly close, too.
+			l.closedEarly(f, errno == unix.EPIPE && !e.has(plainTCP) && l.k.takeError(int(e.fd)) == 0)
 			return false
 		case errno != 0:
 			f.s.clear(gated | settling)
