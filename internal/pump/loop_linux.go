@@ -56,7 +56,7 @@ type loop struct {
 	ready   []turn // flows with something to do, in order
 	running []turn // those of this turn
 	events  [eventBatch]unix.EpollEvent
-	worked  bool // the last turn had events
+	busy    bool // events are likely to be there already
 	turns   uint64
 
 	acceptors map[uint32]*epollAcceptor
@@ -137,13 +137,18 @@ func (l *loop) turn() {
 	l.verify()
 }
 
+// crowd is how many events at once tell that more are likely to be there
+// already when they are handled.
+const crowd = 3
+
 // await returns the number of events. While the loop is busy it looks without
-// blocking first: that call leaves the scheduler alone.
+// blocking first: that call leaves the scheduler alone. Where it would find
+// nothing it is one call too many, so its success decides about the next one.
 func (l *loop) await() int {
 	timeout := l.timeout()
-	if timeout == 0 || l.worked {
+	if timeout == 0 || l.busy {
 		n := l.k.wait(l.events[:], 0)
-		l.worked = n > 0
+		l.busy = n > 0
 		if n > 0 || timeout == 0 {
 			return n
 		}
@@ -154,7 +159,7 @@ func (l *loop) await() int {
 		return 0
 	}
 	n := l.k.wait(l.events[:], timeout)
-	l.worked = n > 0
+	l.busy = n >= crowd
 	return n
 }
 
