@@ -82,7 +82,7 @@ const method = "Client, proxy and server share one machine and its loopback; eve
 	"half-close, FIN at the end, a reset that ends the other side, checksums. The load is an open loop at one rate per row, a share\n" +
 	"of the most that the slowest proxy does; a latency counts from when a request was due. *own CPU* is that of all threads and\n" +
 	"children of the proxy; *machine* is what all CPUs did, less what they do for the same load without a proxy; both in seconds per\n" +
-	"unit of the row, medians. Ratios are paired by round: to the best peer, to the better of two HAProxy configurations, to nginx.\n" +
+	"unit of the row, medians. Ratios are paired by round: to the best peer, to the better of two configurations of HAProxy and of nginx.\n" +
 	"A round during which more than 1 % of the time was stolen, a fixed piece of work took 5 % longer than on the idle machine, or\n" +
 	"other processes used a tenth of it, does not count and is repeated. *user* is anonymous memory of the proxy, *kernel* what slab, stacks, page tables and socket\n" +
 	"buffers of the whole machine grew by, less what they grow by without a proxy; pipes are in it, and counted apart. The\n" +

@@ -81,15 +81,21 @@ stream {
 // streamModule is apart in Debian.
 const streamModule = "/usr/lib/nginx/modules/ngx_stream_module.so"
 
-func nginx() Peer {
-	p := Peer{Name: Nginx, Config: nginxConfig, UDP: true, Path: find("nginx")}
+// largerBuffers are for bulk: the default copies by 16 KiB
+// (nginx.org/en/docs/stream/ngx_stream_proxy_module.html#proxy_buffer_size).
+const largerBuffers = "    proxy_buffer_size 64k;\n"
+
+// nginx adds a line to the server of its configuration.
+func nginx(name, line string) Peer {
+	whole := strings.Replace(nginxConfig, "    proxy_pass SERVER;\n", "    proxy_pass SERVER;\n"+line, 1)
+	p := Peer{Name: name, Config: whole, UDP: true, Path: find("nginx")}
 	p.Version = versionOf(p.Path, "-v")
 	p.Command = func(a Ask) (*exec.Cmd, error) {
 		path, err := p.Path()
 		if err != nil {
 			return nil, err
 		}
-		config := nginxConfig
+		config := whole
 		if _, err := os.Stat(streamModule); err == nil {
 			config = strings.Replace(config, "MODULE", "load_module "+streamModule+";", 1)
 		} else if !builtIn(path) {

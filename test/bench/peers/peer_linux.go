@@ -33,14 +33,15 @@ type Ask struct {
 
 // The peers that others refer to by name.
 const (
-	Direct  = "direct"
-	Legate  = "legate"
-	Net     = "legate-net" // with the engine of the standard library
-	Socat   = "socat"
-	HAProxy = "haproxy"
-	Tuned   = "haproxy-tuned"
-	Nginx   = "nginx"
-	Go      = "go"
+	Direct     = "direct"
+	Legate     = "legate"
+	Net        = "legate-net" // with the engine of the standard library
+	Socat      = "socat"
+	HAProxy    = "haproxy"
+	Tuned      = "haproxy-tuned"
+	Nginx      = "nginx"
+	Go         = "go"
+	TunedNginx = "nginx-tuned"
 )
 
 // RoleRelay is the argument that makes this program the Go peer.
@@ -64,11 +65,13 @@ func List(c Config) []Peer {
 		legate(Net, c.Binary, "LEGATE_ENGINE=net"),
 		haproxy(HAProxy, haproxyConfig),
 		haproxy(Tuned, tunedConfig),
-		nginx(),
+		nginx(Nginx, ""),
+		nginx(TunedNginx, largerBuffers),
 		golang(c.Self),
 		socat(),
 	}
 	list[2].UDP, list[2].Seldom = false, true
+	list[6].UDP = false // its buffers are of connections
 	if c.Other != "" {
 		list = append(list, legate(c.OtherName, c.Other))
 	}

@@ -137,7 +137,7 @@ func TestConfigs_AreFilledIn(t *testing.T) {
 				t.Fatal(err)
 			}
 			file := cmd.Args[len(cmd.Args)-1]
-			if p.Name == Nginx {
+			if p.Name == Nginx || p.Name == TunedNginx {
 				file = cmd.Args[2]
 			}
 			text, err := os.ReadFile(file)
@@ -150,7 +150,7 @@ func TestConfigs_AreFilledIn(t *testing.T) {
 			}
 		}
 	}
-	if len(files) != 6 {
+	if len(files) != 8 {
 		t.Errorf("%d files", len(files))
 	}
 }
