@@ -184,8 +184,8 @@ func (l *loop) startLegs(f *epollFlow) {
 		i := a.next
 		a.next++
 		leg := &a.step.Dial[i]
-		done := false
-		if done, leg.Err = l.startLeg(f, i); leg.Err != nil {
+		done, err := l.startLeg(f, i)
+		if leg.Err = err; err != nil {
 			continue
 		}
 		a.pending++
