@@ -36,11 +36,12 @@ func TestSimulation(t *testing.T) {
 	defer progress()
 	for range runtime.GOMAXPROCS(0) {
 		workers.Go(func() {
+			var present atomic.Uint64
+			defer simWatch(&present)()
 			for !failed.Load() && time.Since(start) < long {
 				seed := base + next.Add(1)
-				hangs := time.AfterFunc(simPatience, func() { panic(fmt.Sprintf("the loop does not come back in seed %d", seed)) })
+				present.Store(seed)
 				n, failure := trySim(seed, pattern)
-				hangs.Stop()
 				turns.Add(uint64(n))
 				if failure != nil && failed.CompareAndSwap(false, true) {
 					simSeed(t, seed, pattern)
@@ -72,9 +73,24 @@ func simEvery(pause time.Duration, f func()) (stop func()) {
 	return func() { close(ended); done.Wait() }
 }
 
-// simPatience is for one schedule, which takes milliseconds: a loop that makes
-// no calls any more cannot be stopped in another way than by a panic.
-const simPatience = 2 * time.Minute
+// simPatience is the seconds that one schedule may take, which takes
+// milliseconds.
+const simPatience = 120
+
+// simWatch panics when the seed stays the same: a loop that makes no calls any
+// more cannot be stopped in another way. It counts seconds in which it ran, so
+// that a process that was stopped for a while is not taken for one that hangs.
+func simWatch(present *atomic.Uint64) (stop func()) {
+	last, same := uint64(0), 0
+	return simEvery(time.Second, func() {
+		seed := present.Load()
+		if seed != last {
+			last, same = seed, 0
+		} else if same++; same > simPatience {
+			panic(fmt.Sprintf("the loop does not come back in seed %d", seed))
+		}
+	})
+}
 
 // simDuration is LEGATE_SIM, or what fits into an ordinary run.
 func simDuration(t *testing.T) time.Duration {
