@@ -109,12 +109,22 @@ func newLoop(cfg loopConfig) *loop {
 	return l
 }
 
-// run takes turns on a thread of its own until stop is obeyed.
+// yieldEvery is a little less than what the scheduler's monitor lets a goroutine
+// run without being scheduled anew (forcePreemptNS in runtime/proc.go). One that
+// only makes system calls never is: the monitor then interrupts its thread and
+// takes its processor away in each wait, every 20 us from then on.
+const yieldEvery = 8 * time.Millisecond
+
+// run takes turns until stop is obeyed. It is not locked to its thread: giving
+// way would hand the processor to another one and wait to get it back.
 func (l *loop) run() {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
+	yielded := l.now
 	for !l.stopped {
 		l.turn()
+		if l.now-yielded >= int64(yieldEvery) {
+			yielded = l.now
+			runtime.Gosched()
+		}
 	}
 	l.finish()
 }
