@@ -41,7 +41,7 @@ func run(args []string) error {
 		}
 		return peers.Relay(l, args[2])
 	}
-	return fmt.Errorf("unknown arguments %q: it takes none; ONLY=churn,legate QUICK=1 ROUNDS=9 FULL=1 COMPARE=REF WRITE=1 are variables", args)
+	return fmt.Errorf("unknown arguments %q: it takes none; ONLY=churn,legate QUICK=1 ROUNDS=9 LIMIT=15m FULL=1 COMPARE=REF WRITE=1 are variables", args)
 }
 
 // legateBinary is where make build puts it.

@@ -56,6 +56,11 @@ func optionsFrom(getenv func(string) string, known func(full bool) names) (o opt
 	if o.Quick && o.Write {
 		return o, fmt.Errorf("WRITE=1 with QUICK=1: such numbers are not for comparing")
 	}
+	if text := getenv("LIMIT"); text != "" {
+		if o.Limit, err = time.ParseDuration(text); err != nil || o.Limit <= 0 {
+			return o, fmt.Errorf("LIMIT=%s: it can be a time, such as 15m", text)
+		}
+	}
 	o.Compare = getenv("COMPARE")
 	return o, o.only(getenv("ONLY"), known(o.Full))
 }

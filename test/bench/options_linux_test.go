@@ -31,7 +31,7 @@ func TestOptions(t *testing.T) {
 			t.Errorf("%v: %+v, %v; want %+v", c.env, got, err, c.want)
 		}
 	}
-	for name, bad := range map[string]string{"ROUNDS": "0", "QUICK": "yes", "FULL": "2", "WRITE": "x", "ONLY": "envoy"} {
+	for name, bad := range map[string]string{"ROUNDS": "0", "LIMIT": "soon", "QUICK": "yes", "FULL": "2", "WRITE": "x", "ONLY": "envoy"} {
 		if _, err := optionsFrom(env(map[string]string{name: bad}), knownNames); err == nil || !strings.Contains(err.Error(), name+"="+bad) {
 			t.Errorf("%s=%s: error %v", name, bad, err)
 		}
