@@ -93,7 +93,7 @@ func TestStreams_CountWhatWaited(t *testing.T) {
 			_, _ = c.Write(frame[:8])
 		}
 	}()
-	clients, err := Open(l.Addr().String(), Shape{Conns: 1, Request: 8, Response: 8, Depth: 1, Units: 1, Rate: 1000, Time: 200 * time.Millisecond, Mode: Stream}, nil)
+	clients, err := Open(l.Addr().String(), Shape{Conns: 1, Request: 8, Response: 8, Depth: 1, Units: 1, Rate: 1000, Time: 140 * time.Millisecond, Mode: Stream}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
