@@ -296,9 +296,7 @@ func acceptNow(raw syscall.RawConn) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := os.NewFile(uintptr(fd), "accepted")
-	defer func() { _ = f.Close() }() // FileConn works on a duplicate
-	return net.FileConn(f)
+	return adoptConn(fd)
 }
 
 func (a *streamAcceptor) closeSocket() error {
@@ -309,44 +307,23 @@ func (a *streamAcceptor) closeSocket() error {
 	return a.ln.Close()
 }
 
-// refuse makes the kernel answer connects with a refusal. A TCP socket that was
-// shut down stays bound and can listen again. It must not allow the address to
-// be shared meanwhile: where both sides do, a bind fails only while somebody
-// listens (SO_REUSEADDR, socket(7)).
+// refuse makes the kernel answer connects with a refusal.
 func (a *streamAcceptor) refuse() error {
 	if a.l.Network == Unix {
 		return a.replaceUnix(false)
 	}
 	a.acceptQueued()
-	return a.control("suspend listener", func(fd int) error {
-		if err := reuseAddress(fd, false); err != nil {
-			return err
-		}
-		return unix.Shutdown(fd, unix.SHUT_RD)
-	})
+	return a.control(stopListening)
 }
 
-// listenAgain allows the address to be shared first: connections that were
-// accepted before have it, too.
 func (a *streamAcceptor) listenAgain() error {
 	if a.l.Network == Unix {
 		return a.replaceUnix(true)
 	}
-	return a.control("resume listener", func(fd int) error {
-		if err := reuseAddress(fd, true); err != nil {
-			return err
-		}
-		if err := unix.Listen(fd, backlog); err != nil {
-			return errors.Join(err, reuseAddress(fd, false))
-		}
-		return nil
-	})
+	return a.control(listenAgain)
 }
 
-// replaceUnix puts another socket in the place of the present one. A unix
-// listener that was shut down never listens again (unix_listen in
-// net/unix/af_unix.c leaves sk_shutdown set), while a bound socket that does
-// not listen refuses as a TCP port does.
+// replaceUnix puts another socket in the place of the present one.
 func (a *streamAcceptor) replaceUnix(listening bool) error {
 	fd, file, err := replaceUnix(a.path, listening)
 	if err != nil {
@@ -362,15 +339,10 @@ func (a *streamAcceptor) replaceUnix(listening bool) error {
 	return nil
 }
 
-func (a *streamAcceptor) control(what string, f func(fd int) error) error {
+func (a *streamAcceptor) control(f func(fd int) error) error {
 	raw, err := a.ln.SyscallConn()
 	if err != nil {
-		return fmt.Errorf("%s: %w", what, err)
+		return err
 	}
-	var ferr error
-	err = raw.Control(func(fd uintptr) { ferr = f(int(fd)) })
-	if err = errors.Join(err, ferr); err != nil {
-		return fmt.Errorf("%s: %w", what, err)
-	}
-	return nil
+	return control(raw, func(fd uintptr) error { return f(int(fd)) })
 }

@@ -18,3 +18,5 @@ func newEpoll(t testing.TB, timing pumptest.Timing) pump.Engine {
 func TestConformance(t *testing.T) { pumptest.Conformance(t, newEpoll) }
 
 func TestEngine(t *testing.T) { pumptest.Engine(t, newEpoll) }
+
+func TestMoving(t *testing.T) { pumptest.Moving(t, newEpoll) }

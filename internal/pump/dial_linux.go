@@ -195,6 +195,13 @@ func dialRaw(ctx context.Context, leg *Leg) (net.Conn, error) {
 	return c, nil
 }
 
+// adoptConn takes over a connected descriptor.
+func adoptConn(fd int) (net.Conn, error) {
+	f := os.NewFile(uintptr(fd), "connection")
+	defer func() { _ = f.Close() }() // FileConn works on a duplicate
+	return net.FileConn(f)
+}
+
 // startConnect returns a non-blocking socket whose connect is under way.
 func startConnect(leg *Leg) (int, error) {
 	domain, sa := unix.AF_UNIX, unix.Sockaddr(&unix.SockaddrUnix{Name: leg.Path})

@@ -4,22 +4,21 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"sync"
 	"sync/atomic"
 	"time"
 )
 
-// epollEngine carries flows on loops, one thread each. What is not bytes
+// epollEngine carries flows on loops, one goroutine each. What is not bytes
 // between two sockets of ours is the net engine's: UDP, probes, and flows whose
 // legs open something else.
 type epollEngine struct {
 	cfg        Config
 	net        *netEngine
 	loops      []*loop
-	threads    sync.WaitGroup
-	next       atomic.Uint32 // loop for the next listener
+	running    sync.WaitGroup // the loops
+	next       atomic.Uint32  // loop for the next listener
 	acceptorID atomic.Uint32
 
 	mu        sync.Mutex // guards the following
@@ -49,12 +48,12 @@ func NewEpoll(cfg Config) (Engine, error) {
 		}
 		frees = append(frees, free)
 		e.loops = append(e.loops, newLoop(loopConfig{
-			Kernel: k, Budget: n.fds, Log: e.cfg.Log,
+			Kernel: k, Budget: n.fds,
 			VanishAfter: e.cfg.VanishAfter, SweepEvery: e.cfg.SweepEvery, Elsewhere: e.elsewhere,
 		}))
 	}
 	for i, l := range e.loops {
-		e.threads.Go(func() {
+		e.running.Go(func() {
 			l.run()
 			l.pipes.close()
 			frees[i]()
@@ -118,7 +117,7 @@ func (e *epollEngine) Close() error {
 	for _, l := range e.loops {
 		l.stop()
 	}
-	e.threads.Wait()
+	e.running.Wait()
 	return errors.Join(errs...)
 }
 
@@ -153,11 +152,4 @@ func (e *epollEngine) elsewhere(f *epollFlow, step Step, done func()) {
 		f.net.Store(nil)
 		f.l.end(f, ending{cause: CauseCut, err: os.ErrClosed})
 	}
-}
-
-// adoptConn takes over a connected descriptor.
-func adoptConn(fd int) (net.Conn, error) {
-	f := os.NewFile(uintptr(fd), "connection")
-	defer func() { _ = f.Close() }() // FileConn works on a duplicate
-	return net.FileConn(f)
 }

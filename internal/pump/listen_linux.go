@@ -157,7 +157,10 @@ func removeStale(path string) error {
 }
 
 // replaceUnix moves a new socket over the one at path, with the same rights, so
-// that there is no moment without a file. On error path is as it was.
+// that there is no moment without a file. On error path is as it was. A unix
+// listener that was shut down never listens again (unix_listen in
+// net/unix/af_unix.c leaves sk_shutdown set), while a bound socket that does not
+// listen refuses as a TCP port does.
 func replaceUnix(path string, listening bool) (int, os.FileInfo, error) {
 	temp, fd, err := bindBeside(path)
 	if err != nil {
@@ -186,6 +189,38 @@ func unlinkOwn(path string, own os.FileInfo) {
 	if err == nil && own != nil && os.SameFile(now, own) {
 		_ = os.Remove(path) // the next owner replaces a stale socket
 	}
+}
+
+// stopListening makes the kernel answer connects with a refusal. A TCP socket
+// that was shut down stays bound and can listen again. It must not allow the
+// address to be shared meanwhile: where both sides do, a bind fails only while
+// somebody listens (SO_REUSEADDR, socket(7)). On error it listens as before.
+func stopListening(fd int) error {
+	err := reuseAddress(fd, false)
+	if err == nil {
+		if err = unix.Shutdown(fd, unix.SHUT_RD); err != nil {
+			err = errors.Join(err, reuseAddress(fd, true))
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("suspend listener: %w", err)
+	}
+	return nil
+}
+
+// listenAgain is the way back. It allows the address to be shared first:
+// connections that were accepted before have it, too.
+func listenAgain(fd int) error {
+	err := reuseAddress(fd, true)
+	if err == nil {
+		if err = unix.Listen(fd, backlog); err != nil {
+			err = errors.Join(err, reuseAddress(fd, false))
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("resume listener: %w", err)
+	}
+	return nil
 }
 
 // bindBeside binds a socket in the directory of the one at path, with the same

@@ -449,54 +449,29 @@ func (a *epollAcceptor) closeSocket() error {
 	return os.NewSyscallError("close", unix.Close(a.l.FD))
 }
 
-// refuse makes the kernel answer connects with a refusal. A TCP socket that was
-// shut down stays bound and can listen again. It must not allow the address to
-// be shared meanwhile: where both sides do, a bind fails only while somebody
-// listens (SO_REUSEADDR, socket(7)).
+// refuse makes the kernel answer connects with a refusal.
 func (a *epollAcceptor) refuse() error {
 	if a.l.Network == Unix {
 		return a.replace(false)
 	}
 	a.acceptQueued()
-	err := reuseAddress(a.l.FD, false)
-	if err == nil {
-		if err = unix.Shutdown(a.l.FD, unix.SHUT_RD); err != nil {
-			err = errors.Join(err, reuseAddress(a.l.FD, true))
-		}
-	}
-	if err != nil {
-		return fmt.Errorf("suspend listener: %w", err)
-	}
-	return nil
+	return stopListening(a.l.FD)
 }
 
-// listenAgain allows the address to be shared first: connections that were
-// accepted before have it, too.
 func (a *epollAcceptor) listenAgain() error {
+	var err error
 	if a.l.Network == Unix {
-		if err := a.replace(true); err != nil {
-			return err
-		}
-		a.relisten()
-		return nil
+		err = a.replace(true)
+	} else {
+		err = listenAgain(a.l.FD)
 	}
-	err := reuseAddress(a.l.FD, true)
 	if err == nil {
-		if err = unix.Listen(a.l.FD, backlog); err != nil {
-			err = errors.Join(err, reuseAddress(a.l.FD, false))
-		}
+		a.relisten()
 	}
-	if err != nil {
-		return fmt.Errorf("resume listener: %w", err)
-	}
-	a.relisten()
-	return nil
+	return err
 }
 
-// replace puts another socket in the place of the present one. A unix listener
-// that was shut down never listens again (unix_listen in net/unix/af_unix.c
-// leaves sk_shutdown set), while a bound socket that does not listen refuses as
-// a TCP port does.
+// replace puts another socket in the place of the present one.
 func (a *epollAcceptor) replace(listening bool) error {
 	fd, file, err := replaceUnix(a.path, listening)
 	if err != nil {

@@ -161,8 +161,7 @@ func (l *loop) carry(f *epollFlow, from uint8) bool {
 }
 
 // fill takes from src what one call finds, where it splices at most so many
-// bytes; negative says that the flow, or this
-// direction, is over.
+// bytes; negative says that the flow, or this direction, is over.
 func (l *loop) fill(f *epollFlow, from uint8, most int) int {
 	src := &f.s.side[from]
 	var n int

@@ -1,7 +1,6 @@
 package pump
 
 import (
-	"log/slog"
 	"math"
 	"os"
 	"runtime"
@@ -33,7 +32,6 @@ const watched = unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLPRI |
 type loopConfig struct {
 	Kernel      kernel
 	Budget      *budget // descriptors of the process
-	Log         *slog.Logger
 	VanishAfter time.Duration
 	SweepEvery  time.Duration
 	// Elsewhere carries on a flow that a loop cannot: its step has legs with
@@ -41,11 +39,11 @@ type loopConfig struct {
 	Elsewhere func(f *epollFlow, step Step, done func())
 }
 
-// turn is a flow's place in the run queue.
-type turn struct{ id, gen uint32 }
+// waitingTurn is a flow's place in the run queue.
+type waitingTurn struct{ id, gen uint32 }
 
-// loop carries flows on one thread. Everything in it is that thread's alone,
-// but for what says otherwise; other goroutines post commands.
+// loop carries flows on one goroutine. Everything in it is that goroutine's
+// alone, but for what says otherwise; others post commands.
 type loop struct {
 	loopConfig
 	k       kernel
@@ -53,8 +51,8 @@ type loop struct {
 	slab    slab
 	flows   []*epollFlow // by slot; each is used again with it
 	timers  timers
-	ready   []turn // flows with something to do, in order
-	running []turn // those of this turn
+	ready   []waitingTurn // flows with something to do, in order
+	running []waitingTurn // those of this turn
 	events  [eventBatch]unix.EpollEvent
 	busy    bool // events are likely to be there already
 	turns   uint64
@@ -68,6 +66,7 @@ type loop struct {
 	sweepAt   int64
 	sweepPart uint32
 	stopped   bool
+	spare     []command // the list that inbox was before, to be used again
 
 	load   atomic.Int32 // flows, also those on their way here
 	asleep atomic.Bool  // about to block, or blocking
@@ -75,7 +74,6 @@ type loop struct {
 	mu     sync.Mutex   // guards the following
 	inbox  []command
 	closed bool // no command is taken any more
-	spare  []command
 }
 
 // command is what another goroutine wants of a loop.
@@ -229,7 +227,7 @@ func (l *loop) obey() {
 	}
 	l.mu.Lock()
 	list := l.inbox
-	l.inbox, l.spare = l.spare[:0], nil
+	l.inbox, l.spare = l.spare, nil
 	l.mail.Store(false)
 	l.mu.Unlock()
 	for i := range list {
@@ -239,9 +237,7 @@ func (l *loop) obey() {
 		return // of a burst, whose memory is not kept
 	}
 	clear(list)
-	l.mu.Lock()
 	l.spare = list[:0]
-	l.mu.Unlock()
 }
 
 func (l *loop) obeyOne(c *command) {
@@ -344,7 +340,7 @@ func (s *sideState) note(events uint32) {
 func (l *loop) enqueue(f *epollFlow) {
 	if !f.s.has(queued) {
 		f.s.set(queued)
-		l.ready = append(l.ready, turn{f.id, f.s.gen.Load()})
+		l.ready = append(l.ready, waitingTurn{f.id, f.s.gen.Load()})
 	}
 }
 

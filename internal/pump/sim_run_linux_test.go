@@ -89,7 +89,7 @@ func (s *sim) start() {
 		set.blocked = func() { s.w.checkAsleep(i) }
 		s.w.epolls = append(s.w.epolls, set)
 		s.engine.loops = append(s.engine.loops, newLoop(loopConfig{
-			Kernel: set.kernel(), Budget: fds, Log: log,
+			Kernel: set.kernel(), Budget: fds,
 			VanishAfter: simVanishAfter, SweepEvery: simSweep,
 			Elsewhere: func(*epollFlow, Step, func()) { s.w.fail("handler", "no step opens a connection") },
 		}))

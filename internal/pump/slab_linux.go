@@ -61,10 +61,6 @@ const (
 	phaseElsewhere        // the net engine has it
 )
 
-func (p phase) String() string {
-	return [...]string{"free", "asking", "parked", "connecting", "open", "delivering", "breaking", "draining", "lingering", "elsewhere"}[p]
-}
-
 // slotFlags are what is true of a flow.
 type slotFlags uint8
 

@@ -4,7 +4,8 @@
 // Conformance compares: each schedule of client and endpoint steps runs
 // without a proxy and then through the engine, and what each side sees must be
 // the same. Engine holds what has no direct equal: attempts, parking, limits,
-// accounting. docs/semantics.md maps what users are promised to these tests.
+// accounting. Moving is for engines that freeze flows and take them up again.
+// docs/semantics.md maps what users are promised to these tests.
 //
 // Only tests import it.
 package pumptest

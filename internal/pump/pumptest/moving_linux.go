@@ -10,7 +10,7 @@ import (
 	. "legate/internal/testnet" //nolint:staticcheck // ST1001: a schedule should read as a sentence
 )
 
-// moving tests freeze flows and take them up again, for engines that can.
+// moving tests freeze flows and take them up again.
 var moving = map[string]func(*testing.T, New){
 	"moved_flow_goes_on":             movedFlowGoesOn,
 	"moved_again_and_again":          movedAgainAndAgain,
@@ -26,23 +26,8 @@ var moving = map[string]func(*testing.T, New){
 	"no_state_is_refused":            noStateIsRefused,
 }
 
-// canMove tells whether the engine moves flows at all; one that does not must
-// say so and harm nothing.
-func canMove(t *testing.T, newEngine New) bool {
-	t.Helper()
-	r, client, endpoint := talking(t, newEngine, "tcp4")
-	state, err := r.flow(1).Freeze()
-	if errors.Is(err, pump.ErrNotMovable) {
-		run(t, client, Send("PING"))
-		run(t, endpoint, Expect("PING"))
-		return false
-	}
-	if err != nil {
-		t.Fatalf("freeze: %v", err)
-	}
-	resume(t, r.engine, state, r.handler)
-	return true
-}
+// Moving runs them.
+func Moving(t *testing.T, newEngine New) { runGroup(t, moving, newEngine) }
 
 func resume(t *testing.T, e pump.Engine, s pump.State, h *handler) *pump.Flow {
 	t.Helper()
@@ -66,17 +51,19 @@ func (h *handler) look(f *pump.Flow) (netip.AddrPort, any) {
 // move freezes a flow and has an engine take it up, with a new flow for it.
 func move(t *testing.T, f *pump.Flow, to pump.Engine, h *handler) *pump.Flow {
 	t.Helper()
+	return resume(t, to, frozen(t, f), h)
+}
+
+func frozen(t *testing.T, f *pump.Flow) pump.State {
+	t.Helper()
 	s, err := f.Freeze()
 	if err != nil {
 		t.Fatalf("freeze: %v", err)
 	}
-	return resume(t, to, s, h)
+	return s
 }
 
 func movedFlowGoesOn(t *testing.T, newEngine New) {
-	if !canMove(t, newEngine) {
-		return
-	}
 	r, client, endpoint := talking(t, newEngine, "tcp4")
 	before := r.flow(1)
 	from, _ := r.look(before)
@@ -95,9 +82,6 @@ func movedFlowGoesOn(t *testing.T, newEngine New) {
 }
 
 func movedAgainAndAgain(t *testing.T, newEngine New) {
-	if !canMove(t, newEngine) {
-		return
-	}
 	const times = 50
 	r, client, endpoint := talking(t, newEngine, "tcp4")
 	f := r.flow(1)
@@ -113,9 +97,6 @@ func movedAgainAndAgain(t *testing.T, newEngine New) {
 }
 
 func movedToAnotherEngine(t *testing.T, newEngine New) {
-	if !canMove(t, newEngine) {
-		return
-	}
 	r, client, endpoint := talking(t, newEngine, "tcp4")
 	other := start(t, newEngine, setup{}, always())
 	move(t, r.flow(1), other.engine, other.handler)
@@ -132,9 +113,6 @@ func movedToAnotherEngine(t *testing.T, newEngine New) {
 
 // The reader has stopped, so the engine holds bytes, in a pipe or a buffer.
 func movedWithBytesOnTheirWay(t *testing.T, newEngine New) {
-	if !canMove(t, newEngine) {
-		return
-	}
 	for _, network := range []string{"tcp4", "unix"} {
 		r, client, endpoint := talking(t, newEngine, network)
 		var up, down int64
@@ -152,9 +130,6 @@ func movedWithBytesOnTheirWay(t *testing.T, newEngine New) {
 }
 
 func movedInTheMiddleOfStreams(t *testing.T, newEngine New) {
-	if !canMove(t, newEngine) {
-		return
-	}
 	const size = 64 * mib
 	r, client, endpoint := talking(t, newEngine, "tcp4")
 	over := make(chan int)
@@ -188,9 +163,6 @@ func movedInTheMiddleOfStreams(t *testing.T, newEngine New) {
 }
 
 func movedHalfClosed(t *testing.T, newEngine New, clientFirst bool) {
-	if !canMove(t, newEngine) {
-		return
-	}
 	r, first, second := talking(t, newEngine, "tcp4")
 	if !clientFirst {
 		first, second = second, first
@@ -206,14 +178,8 @@ func movedHalfClosed(t *testing.T, newEngine New, clientFirst bool) {
 }
 
 func movedThenReset(t *testing.T, newEngine New) {
-	if !canMove(t, newEngine) {
-		return
-	}
 	r, client, endpoint := talking(t, newEngine, "tcp4")
-	s, err := r.flow(1).Freeze()
-	if err != nil {
-		t.Fatalf("freeze: %v", err)
-	}
+	s := frozen(t, r.flow(1))
 	run(t, client, Reset())                                       // while nobody watches
 	if _, err := r.engine.Resume(s, r.handler, nil); err != nil { // it may be over by now
 		t.Fatalf("resume: %v", err)
@@ -224,9 +190,6 @@ func movedThenReset(t *testing.T, newEngine New) {
 
 // Taken up or refused: either way it is reported once and leaves nothing open.
 func movedToAnEngineThatCloses(t *testing.T, newEngine New) {
-	if !canMove(t, newEngine) {
-		return
-	}
 	const flows = 20
 	server := Listen(t, "tcp4")
 	r := start(t, newEngine, setup{}, always(to(server)))
@@ -237,11 +200,7 @@ func movedToAnEngineThatCloses(t *testing.T, newEngine New) {
 		client := r.dial()
 		run(t, client, Send("PING"))
 		run(t, accept(t, server), Expect("PING"))
-		s, err := r.flow(i + 1).Freeze()
-		if err != nil {
-			t.Fatalf("freeze: %v", err)
-		}
-		states = append(states, s)
+		states = append(states, frozen(t, r.flow(i+1)))
 		defer client.Conn.Close()
 	}
 	closed := make(chan error, 1)
@@ -263,9 +222,6 @@ func movedToAnEngineThatCloses(t *testing.T, newEngine New) {
 }
 
 func frozenWhileParked(t *testing.T, newEngine New) {
-	if !canMove(t, newEngine) {
-		return
-	}
 	r := start(t, newEngine, setup{}, inTurn(func() pump.Step { return parkStep(Patience) }))
 	client := r.dial()
 	r.asked(1)
@@ -274,9 +230,6 @@ func frozenWhileParked(t *testing.T, newEngine New) {
 }
 
 func frozenWhileConnecting(t *testing.T, newEngine New) {
-	if !canMove(t, newEngine) {
-		return
-	}
 	r := start(t, newEngine, setup{}, always(swallowing(t, Patience)))
 	client := r.dial()
 	r.asked(1)
@@ -297,14 +250,8 @@ func endsFrozen(t *testing.T, r *rig) {
 
 // Whatever comes, its sockets are not left open: start looks for leaks.
 func noStateIsRefused(t *testing.T, newEngine New) {
-	if !canMove(t, newEngine) {
-		return
-	}
 	r, client, endpoint := talking(t, newEngine, "tcp4")
-	s, err := r.flow(1).Freeze()
-	if err != nil {
-		t.Fatalf("freeze: %v", err)
-	}
+	s := frozen(t, r.flow(1))
 	s.Record[0]++
 	if _, err := r.engine.Resume(s, r.handler, nil); !errors.Is(err, pump.ErrState) {
 		t.Errorf("resume: %v", err)
