@@ -20,7 +20,7 @@ type long struct {
 }
 
 // grace is what a long run may take beyond its duration: building, and the tests beside it.
-const grace = 10 * time.Minute
+const grace = 20 * time.Minute
 
 func longRuns(sim, soak string) (all []long, err error) {
 	for _, l := range []struct {
