@@ -147,7 +147,7 @@ func TestFixed_AnsweredAtOnce(t *testing.T) {
 				d.Apply([]spec.Target{test.target})
 				synctest.Wait()
 				a, _ := n.last(test.target)
-				if !slices.Equal(a.Endpoints, []spec.Endpoint{test.want}) || a.Err != nil || a.At.IsZero() {
+				if !slices.Equal(a.Endpoints, spec.Members(test.want)) || a.Err != nil || a.At.IsZero() {
 					t.Errorf("answer %+v, want %v", a, test.want)
 				}
 			})

@@ -277,7 +277,7 @@ func explain(name string, err error) error {
 // not depend on the answer's: name servers rotate it, which would look like a
 // change each time. The families alternate, so that a family without a route
 // never holds all the first places.
-func endpoints(t spec.Target, addrs []netip.Addr) []spec.Endpoint {
+func endpoints(t spec.Target, addrs []netip.Addr) []spec.Member {
 	var v4, v6 []netip.Addr
 	for _, a := range addrs {
 		if a = a.Unmap(); a.Is4() {
@@ -287,11 +287,12 @@ func endpoints(t spec.Target, addrs []netip.Addr) []spec.Endpoint {
 		}
 	}
 	v4, v6 = distinct(v4), distinct(v6)
-	list := make([]spec.Endpoint, 0, len(v4)+len(v6))
+	list := make([]spec.Member, 0, len(v4)+len(v6))
 	for i := range max(len(v4), len(v6)) {
 		for _, family := range [][]netip.Addr{v4, v6} {
 			if i < len(family) {
-				list = append(list, spec.Endpoint{Protocol: t.Protocol, Addr: netip.AddrPortFrom(family[i], t.Port)})
+				e := spec.Endpoint{Protocol: t.Protocol, Addr: netip.AddrPortFrom(family[i], t.Port)}
+				list = append(list, e.Plain())
 			}
 		}
 	}

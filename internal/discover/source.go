@@ -37,7 +37,7 @@ type Query struct {
 
 // Result is everything that a source knows of one target.
 type Result struct {
-	Endpoints []spec.Endpoint // the complete set; ignored when Err is set
+	Endpoints []spec.Member // the complete set; ignored when Err is set
 	// Err says why there is no set; nil where Endpoints are right, even if
 	// there are none.
 	Err error
@@ -76,7 +76,7 @@ type fixed struct{}
 func (fixed) Watch(_ context.Context, q Query, set func(Result)) error {
 	t := q.Target
 	if t.Protocol == spec.Unix {
-		set(Result{Endpoints: []spec.Endpoint{{Protocol: spec.Unix, Path: t.Path}}})
+		set(Result{Endpoints: []spec.Member{spec.Endpoint{Protocol: spec.Unix, Path: t.Path}.Plain()}})
 		return nil
 	}
 	addr, err := netip.ParseAddr(t.Host)

@@ -119,7 +119,7 @@ func (w *watch) tell(a spec.Answer, first bool) {
 	w.set(w.target, a)
 }
 
-func texts(endpoints []spec.Endpoint) []string {
+func texts(endpoints []spec.Member) []string {
 	list := make([]string, len(endpoints))
 	for i, e := range endpoints {
 		list[i] = e.String()

@@ -113,8 +113,8 @@ func TestList_AndServedAllocateNothing(t *testing.T) {
 	p := New(Config{})
 	defer p.Close()
 	targets := []spec.Target{one, two}
-	p.Set(one, spec.Answer{Endpoints: []spec.Endpoint{tcp(1), tcp(2)}})
-	p.Set(two, spec.Answer{Endpoints: []spec.Endpoint{tcp(3)}, Weak: true, Err: errors.New("no such name")})
+	p.Set(one, spec.Answer{Endpoints: spec.Members(tcp(1), tcp(2))})
+	p.Set(two, spec.Answer{Endpoints: spec.Members(tcp(3)), Weak: true, Err: errors.New("no such name")})
 	var l *List
 	var turn uint64
 	buf := make([]*Candidate, 0, 3)

@@ -73,15 +73,15 @@ func (p *Pool) appendCandidates(t spec.Target, buf []Candidate) []Candidate {
 	if tg == nil {
 		return buf
 	}
-	for _, e := range tg.answer.Endpoints {
-		if i := slices.IndexFunc(buf, func(c Candidate) bool { return c.Endpoint == e }); i >= 0 {
+	for _, m := range tg.answer.Endpoints {
+		if i := slices.IndexFunc(buf, func(c Candidate) bool { return c.Endpoint == m.Endpoint }); i >= 0 {
 			if c := &buf[i]; c.Weak && !tg.answer.Weak {
 				c.From, c.Weak = t, false
 			}
 			continue
 		}
-		ep := p.endpoints[e]
-		buf = append(buf, Candidate{Endpoint: e, From: t, State: ep.stateNow(), LastErr: ep.lastErr, Tried: p.tried(ep), Weak: tg.answer.Weak, known: ep})
+		ep := p.endpoints[m.Endpoint]
+		buf = append(buf, Candidate{Member: m, From: t, State: ep.stateNow(), LastErr: ep.lastErr, Tried: p.tried(ep), Weak: tg.answer.Weak, known: ep})
 	}
 	return buf
 }

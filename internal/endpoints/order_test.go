@@ -58,7 +58,7 @@ func TestCandidates_AppendToTheBuffer(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.set(one, tcp(1), tcp(2))
 		w.fail(tcp(1))
-		before := &Candidate{Endpoint: tcp(1)} // the caller's
+		before := &Candidate{Member: tcp(1).Plain()} // the caller's
 		list := w.pool.List([]spec.Target{one}, nil).Turn(1, []*Candidate{before})
 		if len(list) != 3 || list[0] != before || list[1].Endpoint != tcp(2) || list[2].Endpoint != tcp(1) {
 			t.Errorf("got %v", list)

@@ -106,7 +106,7 @@ type endpoint struct {
 
 // Candidate is an endpoint that may serve, with what is known of it.
 type Candidate struct {
-	spec.Endpoint
+	spec.Member
 	From    spec.Target // the target it belongs to
 	State   State
 	LastErr error     // of the last failed attempt
@@ -148,14 +148,14 @@ func (p *Pool) Set(t spec.Target, a spec.Answer) {
 	p.mu.Lock()
 	p.version.Add(1)
 	tg := p.target(t)
-	for _, e := range tg.answer.Endpoints {
-		if !slices.Contains(a.Endpoints, e) {
-			p.leave(t, e)
+	for _, m := range tg.answer.Endpoints {
+		if !slices.ContainsFunc(a.Endpoints, func(n spec.Member) bool { return n.Endpoint == m.Endpoint }) {
+			p.leave(t, m.Endpoint)
 		}
 	}
 	tg.answer = a
-	for _, e := range a.Endpoints {
-		p.join(t, e)
+	for _, m := range a.Endpoints {
+		p.join(t, m.Endpoint)
 	}
 	p.mu.Unlock()
 	p.cfg.Changed(t)
@@ -170,8 +170,8 @@ func (p *Pool) Keep(targets []spec.Target) {
 		if slices.Contains(targets, t) {
 			continue
 		}
-		for _, e := range tg.answer.Endpoints {
-			p.leave(t, e)
+		for _, m := range tg.answer.Endpoints {
+			p.leave(t, m.Endpoint)
 		}
 		delete(p.targets, t)
 	}
@@ -198,8 +198,8 @@ func (p *Pool) Watch(owner any, targets []spec.Target, a Attention) {
 		} else {
 			tg.watchers[owner] = a
 		}
-		for _, e := range tg.answer.Endpoints {
-			p.attend(p.endpoints[e])
+		for _, m := range tg.answer.Endpoints {
+			p.attend(p.endpoints[m.Endpoint])
 		}
 	}
 }

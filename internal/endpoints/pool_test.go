@@ -142,7 +142,7 @@ func TestSet_AnswerIsRemembered(t *testing.T) {
 			t.Errorf("before the first: %+v", a)
 		}
 		lost := errors.New("the resolver does not answer")
-		w.pool.Set(one, spec.Answer{Endpoints: []spec.Endpoint{tcp(1)}, Err: lost, At: w.start})
+		w.pool.Set(one, spec.Answer{Endpoints: spec.Members(tcp(1)), Err: lost, At: w.start})
 		if a := w.pool.Answer(one); len(a.Endpoints) != 1 || !errors.Is(a.Err, lost) || !a.At.Equal(w.start) {
 			t.Errorf("got %+v", a)
 		}
@@ -177,7 +177,7 @@ func TestLog_SaysStateChangesOnce(t *testing.T) {
 		Log:  slog.New(slog.NewTextHandler(&log, nil)),
 	})
 	defer p.Close()
-	p.Set(one, spec.Answer{Endpoints: []spec.Endpoint{tcp(1)}})
+	p.Set(one, spec.Answer{Endpoints: spec.Members(tcp(1))})
 	p.Report(tcp(1), nil) // as expected
 	for range 3 {
 		p.Report(tcp(1), errRefused)

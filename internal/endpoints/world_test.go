@@ -86,12 +86,12 @@ func (w *world) told(list *[]spec.Target) func(spec.Target) {
 }
 
 func (w *world) set(t spec.Target, es ...spec.Endpoint) {
-	w.pool.Set(t, spec.Answer{Endpoints: es, At: time.Now()})
+	w.pool.Set(t, spec.Answer{Endpoints: spec.Members(es...), At: time.Now()})
 }
 
 // weaken has the source say, without proof, that t has none of es.
 func (w *world) weaken(t spec.Target, es ...spec.Endpoint) {
-	w.pool.Set(t, spec.Answer{Endpoints: es, Err: errors.New("no such name"), Weak: true})
+	w.pool.Set(t, spec.Answer{Endpoints: spec.Members(es...), Err: errors.New("no such name"), Weak: true})
 }
 
 func (w *world) refuse(e spec.Endpoint, yes bool) {

@@ -27,7 +27,7 @@ func handler(t testing.TB, targets ...string) *link {
 	for _, text := range targets {
 		tg, e := fixed(text, spec.TCP)
 		s.Targets = append(s.Targets, tg)
-		pool.Set(tg, spec.Answer{Endpoints: []spec.Endpoint{e}, At: time.Now()})
+		pool.Set(tg, spec.Answer{Endpoints: spec.Members(e), At: time.Now()})
 	}
 	fw.loops.set([]spec.Listen{s.Listen})
 	l := newLink(fw, s)
@@ -193,7 +193,7 @@ func TestConnection_EarlyCloseFollowsASwap(t *testing.T) {
 	s := l.linkSpec()
 	tg, e := fixed("192.0.2.9:80", spec.TCP)
 	s.Targets = []spec.Target{tg}
-	l.fw.cfg.Pool.Set(tg, spec.Answer{Endpoints: []spec.Endpoint{e}, At: time.Now()})
+	l.fw.cfg.Pool.Set(tg, spec.Answer{Endpoints: spec.Members(e), At: time.Now()})
 	var p pump.Flow
 	for range 2 { // both serve: one more success is no news
 		l.connection(&p)

@@ -152,7 +152,7 @@ func TestHold_EndsForAnUnknownTargetThatAppears(t *testing.T) {
 	c := w.dial()
 	w.eventually(held(1))
 	_, e := fixed(say(t, "found"), spec.TCP)
-	w.pool.Set(target, spec.Answer{Endpoints: []spec.Endpoint{e}, At: time.Now()})
+	w.pool.Set(target, spec.Answer{Endpoints: spec.Members(e), At: time.Now()})
 	if got, err := read(t, c, soon); got != "found\n" || err != nil {
 		t.Errorf("got %q, %v", got, err)
 	}

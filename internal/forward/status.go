@@ -126,7 +126,7 @@ func (l *link) status() spec.LinkStatus {
 		if es.current == 0 || slices.ContainsFunc(list, func(c endpoints.Candidate) bool { return c.Endpoint == e }) {
 			continue
 		}
-		former := l.endpointStatus(endpoints.Candidate{Endpoint: e})
+		former := l.endpointStatus(endpoints.Candidate{Member: e.Plain()})
 		former.From, former.Former = "", true
 		s.Endpoints = append(s.Endpoints, former)
 	}

@@ -80,7 +80,7 @@ func (w *world) point(targets ...string) {
 	for _, s := range targets {
 		tg, e := fixed(s, w.link.Listen.Protocol)
 		w.link.Targets = append(w.link.Targets, tg)
-		w.pool.Set(tg, spec.Answer{Endpoints: []spec.Endpoint{e}, At: time.Now()})
+		w.pool.Set(tg, spec.Answer{Endpoints: spec.Members(e), At: time.Now()})
 	}
 	w.apply()
 }

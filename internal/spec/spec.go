@@ -107,6 +107,8 @@ type Link struct {
 	Targets []Target // at least one, in the order written
 	Options Options
 	Origin  Origin
+	// Mode is what an operator asked of it; its origin never sets it.
+	Mode Mode
 	// Text is the link as it was written, for messages and to tell whether an
 	// override still belongs to it.
 	Text string
@@ -131,6 +133,22 @@ type Options struct {
 	MaxConnections int           // at once; above it clients wait in the listen queue; 0: no limit
 	SocketMode     uint32        // permission bits of a unix listening socket
 	SocketGroup    string        // group of a unix listening socket; "": unchanged
+
+	Balance      Balance
+	Near         bool          // endpoints on this host stand before others
+	SlowStart    time.Duration // how long a new or recovered endpoint takes to get its full share; 0: none
+	Check        Check         // SendProxy is that of the link
+	AllUnhealthy AllUnhealthy
+	OnRemoved    Fate          // of connections whose endpoint left its source
+	OnUnhealthy  Fate          // of connections whose endpoint turned unhealthy
+	Rebalance    time.Duration // connections older than this end gently after an endpoint was added; 0: none
+
+	EndpointConnections int // at one endpoint at once, of all links; others wait in the queue; 0: no limit
+	CallerConnections   int // of one caller at once; others are reset; 0: no limit
+	CallerRate          int // new ones of one caller per second, as a bucket of that size; others are reset; 0: no limit
+
+	SendProxy   ProxyVersion // the header that connections to endpoints begin with
+	AcceptProxy string       // who sends such a header: prefixes with commas; "": nobody, and none is read
 }
 
 // DefaultOptions returns the defaults of every option.
@@ -140,15 +158,22 @@ func DefaultOptions() Options {
 		Hold:           10 * time.Second,
 		WhenDown:       WhenDownHold,
 		SocketMode:     0o660,
+		Balance:        BalanceRoundRobin,
+		Check:          Check{Kind: CheckNone, Interval: 2 * time.Second, Timeout: time.Second, Rise: 2, Fall: 3, Path: "/", Status: "200-399", SendProxy: ProxyOff},
+		AllUnhealthy:   AllUnhealthyAuto,
+		OnRemoved:      Fate{Kind: FateKeep},
+		OnUnhealthy:    Fate{Kind: FateKeep},
+		SendProxy:      ProxyOff,
 	}
 }
 
 // Endpoint is one address that can serve. It is comparable and its own
 // identity: links that reach the same endpoint share what is known about it.
 type Endpoint struct {
-	Protocol Protocol
-	Addr     netip.AddrPort // of TCP and UDP
-	Path     string         // of Unix
+	Protocol  Protocol
+	Addr      netip.AddrPort // of TCP and UDP
+	Path      string         // of Unix
+	Container string         // the id of the container behind it; "": not known
 }
 
 // String gives the endpoint's address as people write it.
@@ -161,7 +186,7 @@ func (e Endpoint) String() string {
 
 // Answer is the complete set of endpoints that a source has for one target.
 type Answer struct {
-	Endpoints []Endpoint
+	Endpoints []Member
 	// Err is the last failed question, nil after a good one. Endpoints are
 	// then those of the last good answer.
 	Err error
