@@ -125,22 +125,10 @@ func (r report) table(links []spec.LinkStatus) error {
 				from = "  " + e.From
 			}
 			fmt.Fprintf(t, "  %s\t%s\t%d\t%d\t%d\t%s\t%s\t%s\n",
-				e.Address, endpointState(e), e.Current, e.Total, sum(e.Failed), size(e.BytesIn), size(e.BytesOut), from)
+				e.Address, e.Health, e.Current, e.Total, sum(e.Failed), size(e.BytesIn), size(e.BytesOut), from)
 		}
 	}
 	return t.Flush()
-}
-
-func endpointState(e spec.EndpointStatus) string {
-	switch {
-	case e.Former:
-		return "former"
-	case e.Failing:
-		return "failing"
-	case e.Total == 0 && e.LastTried == nil:
-		return "not tried"
-	}
-	return "ok"
 }
 
 // notes are the lines below the table: what a number cannot say.
@@ -174,7 +162,7 @@ func (r report) notes(l spec.LinkStatus) []string {
 		note("%d datagrams were dropped", c.DroppedUDP)
 	}
 	for _, e := range l.Endpoints {
-		if e.Failing {
+		if e.Health == spec.HealthEjected {
 			note("%s: %s%s", e.Address, e.LastError, r.ago(e.LastTried))
 		}
 	}

@@ -55,8 +55,8 @@ func TestReport_SaysWhatIsWrongBelowTheTable(t *testing.T) {
 				Failed: map[string]int64{"refused": 3, "timeout": 1},
 			},
 			Endpoints: []spec.EndpointStatus{
-				{Address: "10.0.0.1:5432", From: "db1:5432", Failing: true, LastError: "connection refused", LastTried: ago(time.Second), Total: 110, Failed: map[string]int64{"refused": 3}},
-				{Address: "10.0.0.2:5432", From: "db2:5432"},
+				{Address: "10.0.0.1:5432", From: "db1:5432", Health: spec.HealthEjected, LastError: "connection refused", LastTried: ago(time.Second), Total: 110, Failed: map[string]int64{"refused": 3}},
+				{Address: "10.0.0.2:5432", From: "db2:5432", Health: spec.HealthUnknown},
 			},
 		}},
 		Warnings: []string{"variable X is not a link"},
@@ -68,7 +68,7 @@ func TestReport_SaysWhatIsWrongBelowTheTable(t *testing.T) {
 
 LINK             STATE      CURRENT  TOTAL  FAILED  IN     OUT    TARGET
 db               holding    2        120    4       12 kB  678 B  db1:5432,db2:5432
-  10.0.0.1:5432  failing    0        110    3       0 B    0 B      db1:5432
+  10.0.0.1:5432  ejected    0        110    3       0 B    0 B      db1:5432
   10.0.0.2:5432  not tried  0        0      0       0 B    0 B      db2:5432
 
 db: swapped 3m ago, configured: 5432=db0:5432;name=db

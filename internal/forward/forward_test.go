@@ -20,7 +20,7 @@ func TestApply_NewTargetKeepsLiveConnections(t *testing.T) {
 	w.point(say(t, "new"))
 	w.answers("new")
 	exchange(t, old, "after")
-	if e := w.status().Endpoints; len(e) != 2 || !e[1].Former || e[1].Current != 1 {
+	if e := w.status().Endpoints; len(e) != 2 || e[1].Health != spec.HealthFormer || e[1].Current != 1 {
 		t.Errorf("status does not show where the live connection goes: %+v", e)
 	}
 }

@@ -127,7 +127,7 @@ func (l *link) status() spec.LinkStatus {
 			continue
 		}
 		former := l.endpointStatus(endpoints.Candidate{Member: e.Plain()})
-		former.From, former.Former = "", true
+		former.From, former.Health = "", spec.HealthFormer
 		s.Endpoints = append(s.Endpoints, former)
 	}
 	sortFormer(s.Endpoints[len(list):])
@@ -196,7 +196,7 @@ func (l *link) endpointStatus(c endpoints.Candidate) spec.EndpointStatus {
 	s := spec.EndpointStatus{
 		Address:   c.Endpoint.String(),
 		From:      c.From.String(),
-		Failing:   c.State == endpoints.Failing,
+		Health:    health(c),
 		LastTried: optional(c.Tried),
 		Failed:    map[string]int64{},
 	}
@@ -213,6 +213,18 @@ func (l *link) endpointStatus(c endpoints.Candidate) spec.EndpointStatus {
 	bytes := sum(es.ended, es.live)
 	s.Current, s.Total, s.BytesIn, s.BytesOut = es.current, es.total, bytes.In, bytes.Out
 	return s
+}
+
+func health(c endpoints.Candidate) spec.Health {
+	switch {
+	case c.State == endpoints.Failing:
+		return spec.HealthEjected
+	case c.Weak:
+		return spec.HealthWeak
+	case c.State == endpoints.Unknown:
+		return spec.HealthUnknown
+	}
+	return spec.HealthOK
 }
 
 func optional(t time.Time) *time.Time {

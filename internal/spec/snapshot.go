@@ -22,6 +22,8 @@ const (
 	StateDegraded LinkState = "degraded"
 	StateDown     LinkState = "down"
 	StateHolding  LinkState = "holding" // down, and connections wait
+	StatePaused   LinkState = "paused"  // by an operator; connections wait
+	StateDrained  LinkState = "drained" // by an operator; it does not listen
 	StateError    LinkState = "error"   // not listening; see Error
 )
 
@@ -33,10 +35,12 @@ type LinkStatus struct {
 	Origin    Origin           `json:"origin"`
 	Limit     int              `json:"limit,omitempty"` // of connections at once; 0: none
 	State     LinkState        `json:"state"`
-	Since     *time.Time       `json:"since,omitempty"`   // when it went down
-	Error     string           `json:"error,omitempty"`   // why the link is in error or its source has no answer
-	Learned   *time.Time       `json:"learned,omitempty"` // with a source's Error: when its endpoints were learned
-	Override  *Override        `json:"override,omitempty"`
+	Since     *time.Time       `json:"since,omitempty"` // when it went down
+	Sources   []SourceStatus   `json:"sources,omitempty"`
+	Error     string           `json:"error,omitempty"`    // why the link is in error or its source has no answer
+	Learned   *time.Time       `json:"learned,omitempty"`  // with a source's Error: when its endpoints were learned
+	Override  *Override        `json:"override,omitempty"` // of its target
+	Mode      *Override        `json:"mode,omitempty"`     // that it is paused or drained
 	Counters  LinkCounters     `json:"counters"`
 	Endpoints []EndpointStatus `json:"endpoints"`
 }
@@ -46,10 +50,10 @@ type LinkStatus struct {
 type LinkCounters struct {
 	Current     int64            `json:"current"` // accepted and not yet ended, held ones included
 	Total       int64            `json:"total"`
-	Held        int64            `json:"held"`      // waiting now
+	Held        int64            `json:"held"`      // waiting now, for whatever reason
 	HeldTotal   int64            `json:"heldTotal"` // that ever waited
 	Abandoned   int64            `json:"abandoned"` // clients that left while they waited
-	Failed      map[string]int64 `json:"failed"`    // connections that reached no endpoint, by reason
+	Failed      map[string]int64 `json:"failed"`    // connections that reached no endpoint, by reason: refused ones included
 	BytesIn     uint64           `json:"bytesIn"`   // from clients to endpoints
 	BytesOut    uint64           `json:"bytesOut"`  // from endpoints to clients
 	DroppedUDP  int64            `json:"droppedUDP"`
@@ -60,9 +64,20 @@ type LinkCounters struct {
 // EndpointStatus reports one endpoint as one link sees it.
 type EndpointStatus struct {
 	Address   string           `json:"address"`
+	Health    Health           `json:"health"`
+	Since     *time.Time       `json:"since,omitempty"` // when its health became that
+	Check     string           `json:"check,omitempty"` // what its health is asked with, in words
+	CheckedAt *time.Time       `json:"checkedAt,omitempty"`
+	Ejected   *time.Time       `json:"ejectedUntil,omitempty"` // when it is tried like others again
+	Drained   *Override        `json:"drained,omitempty"`
+	Weight    uint16           `json:"weight"`
+	Priority  uint16           `json:"priority,omitempty"`
+	Host      string           `json:"host,omitempty"`
+	Container string           `json:"container,omitempty"`
+	Near      bool             `json:"near,omitempty"`
+	Load      int64            `json:"load"`                // connections of all links
+	ConnectMS float64          `json:"connectMs,omitempty"` // moving average of the time to connect; 0: not known
 	From      string           `json:"from"`                // the target that it came from
-	Failing   bool             `json:"failing"`             // its last attempt failed
-	Former    bool             `json:"former,omitempty"`    // no longer the link's, but connections go on there
 	LastError string           `json:"lastError"`           // of the last failed attempt
 	LastTried *time.Time       `json:"lastTried,omitempty"` // when that was
 	Current   int64            `json:"current"`
@@ -72,10 +87,21 @@ type EndpointStatus struct {
 	BytesOut  uint64           `json:"bytesOut"`
 }
 
-// Override is a target that an operator put in the place of the configured
-// one. It stands beside the link, never in it.
+// Override is what an operator asked of a link or an endpoint beside its
+// configuration: it stands beside the link, never in it.
 type Override struct {
-	Target string    `json:"target"` // as typed
-	Base   string    `json:"base"`   // the link's own text when it was overridden
-	When   time.Time `json:"when"`
+	Kind   OverrideKind `json:"kind"`
+	Target string       `json:"target,omitempty"` // of a swap, as typed
+	Base   string       `json:"base,omitempty"`   // the link's own text when it was overridden; "" for endpoints
+	When   time.Time    `json:"when"`
 }
+
+// OverrideKind is the verb that made an override.
+type OverrideKind string
+
+// The kinds of overrides.
+const (
+	OverrideSwap  OverrideKind = "swap"
+	OverridePause OverrideKind = "pause"
+	OverrideDrain OverrideKind = "drain"
+)

@@ -1,0 +1,85 @@
+package spec
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Explanation is why a caller's connection to a link goes where it goes: what
+// the verb why shows.
+type Explanation struct {
+	Link   string `json:"link"`
+	Listen string `json:"listen"`
+	Caller string `json:"caller"`
+	// Rule says which link has the caller and by whose wish, in words.
+	Rule     string    `json:"rule"`
+	Target   string    `json:"target"` // in force now, overrides included
+	Override *Override `json:"override,omitempty"`
+	State    LinkState `json:"state"`
+	// Sources tell, for each target, what its source last said.
+	Sources []SourceStatus `json:"sources"`
+	// Endpoints stand in the order in which this caller's next connection
+	// would try them; those that it would not try come last.
+	Endpoints []EndpointStatus `json:"endpoints"`
+	Chosen    string           `json:"chosen"`             // the address that would be tried first; "": none
+	Verdict   string           `json:"verdict"`            // what the next connection meets, in a sentence
+	Notes     []string         `json:"notes,omitempty"`    // what looks wrong, such as a server that rejects the PROXY header
+	Attempts  []AttemptStatus  `json:"attempts,omitempty"` // of --connect, in order
+}
+
+// SourceStatus is what the source of one target last said.
+type SourceStatus struct {
+	Target    string     `json:"target"`
+	Source    string     `json:"source"`
+	Endpoints int        `json:"endpoints"`
+	Learned   *time.Time `json:"learned,omitempty"` // when; nil: it has not answered yet
+	Error     string     `json:"error,omitempty"`
+	Weak      bool       `json:"weak,omitempty"` // it says that there are none, without proof
+}
+
+// AttemptStatus is one attempt at an endpoint.
+type AttemptStatus struct {
+	Address   string  `json:"address"`
+	Connected bool    `json:"connected"`
+	Error     string  `json:"error,omitempty"`
+	Millis    float64 `json:"ms"`
+}
+
+// ConnectionStatus is one live connection.
+type ConnectionStatus struct {
+	Link     string     `json:"link"`
+	Caller   string     `json:"caller"`
+	Endpoint string     `json:"endpoint,omitempty"` // "": none yet
+	Since    time.Time  `json:"since"`              // connected, or accepted
+	BytesIn  uint64     `json:"bytesIn"`
+	BytesOut uint64     `json:"bytesOut"`
+	Held     *time.Time `json:"held,omitempty"` // it waits, since then
+}
+
+// Health is the condition of an endpoint in one word, as a link sees it.
+type Health string
+
+// The conditions of an endpoint.
+const (
+	HealthUnknown   Health = "not tried"
+	HealthOK        Health = "ok"        // the last attempt or check succeeded
+	HealthUnhealthy Health = "unhealthy" // checks say so
+	HealthEjected   Health = "ejected"   // attempts failed, or it closed early; tried last
+	HealthDrained   Health = "drained"   // by an operator: no new connections
+	HealthWeak      Health = "weak"      // its source doubts that it is there
+	HealthFormer    Health = "former"    // no longer the link's, but connections go on there
+)
+
+// UnixCaller is how callers on a unix socket are named.
+const UnixCaller = "unix"
+
+// String names the caller: its address without the port.
+func (c Caller) String() string {
+	if !c.Addr.IsValid() {
+		return UnixCaller
+	}
+	return c.Addr.Addr().Unmap().String()
+}
+
+// CallerAt is the caller with that address, whatever its port.
+func CallerAt(a netip.Addr) Caller { return Caller{Addr: netip.AddrPortFrom(a, 0)} }
