@@ -91,9 +91,9 @@ type Acceptor interface {
 // Handler decides for flows. Its methods are called one at a time for a given
 // flow, concurrently for different ones, and must not block.
 type Handler interface {
-	// Next is asked after accept (zero Attempt), after a failed attempt, after
-	// Wake, and at a park deadline. A UDP session is asked again after Wake or
-	// when its endpoint refused a datagram.
+	// Next is asked after accept (zero Attempt), after a preface or for want of
+	// one, after a failed attempt, after Wake, and at a park deadline. A UDP
+	// session is asked again after Wake or when its endpoint refused a datagram.
 	Next(f *Flow, last Attempt) Step
 	// Connected tells which leg of the last Step won. It may still be followed
 	// by Next, when that endpoint closed early.
@@ -103,7 +103,8 @@ type Handler interface {
 	Done(f *Flow, r Result)
 }
 
-// Step is the handler's answer: exactly one of Dial, Park and End is set.
+// Step is the handler's answer: exactly one of Dial, Park, Preface and End is
+// set.
 type Step struct {
 	// Dial names the legs to try, in order, Stagger apart or at once when the
 	// one before failed; Stagger 0 means only then. The first to connect wins
@@ -123,10 +124,31 @@ type Step struct {
 	// Park keeps the client waiting, its bytes in the kernel, until Wake or
 	// this moment.
 	Park time.Time
+	// Preface has the client's first bytes read; not for UDP. Whoever waits for
+	// one hears nothing of a Wake until it parks.
+	Preface *Preface
 	// End gives the flow up: io.EOF closes it in an orderly way, any other
 	// error resets it and is the Result's error.
 	End error
 }
+
+// Preface is what a client says before its own bytes, such as a PROXY protocol
+// header. One may serve any number of flows at once; it must not change.
+type Preface struct {
+	// Timeout from the step on; 0 means none.
+	Timeout time.Duration
+	// Max is how many bytes it may have; 0 means MaxPreface, and more is that.
+	Max int
+	// Parse is called with all bytes so far, whenever there are more. It
+	// returns how many of them are the preface, 0 for want of more, or why it
+	// is none. It must neither block nor keep b. The engine consumes exactly
+	// the preface, counts it nowhere, and leaves what follows in the kernel.
+	Parse func(f *Flow, b []byte) (n int, err error)
+}
+
+// MaxPreface is the longest preface that a client may send, in bytes: what the
+// kernel's buffers hold in any case.
+const MaxPreface = 4 << 10
 
 // EarlyClose is how soon after the connect an endpoint's close still counts
 // as a failed attempt.
@@ -139,7 +161,9 @@ type Leg struct {
 	Path    string // of a unix socket
 	// Timeout of this attempt; 0 means the kernel's.
 	Timeout time.Duration
-	// Prefix is written before any client byte.
+	// Prefix is written before any client byte, without waiting for one. It is
+	// the handler's memory again when the engine next calls Connected, Next or
+	// Done of the flow.
 	Prefix []byte
 	// Refuse, when set, is why this leg must not be tried: it fails with that.
 	Refuse error
@@ -159,7 +183,8 @@ type Leg struct {
 type Attempt struct {
 	// Kind is zero right after accept.
 	Kind AttemptKind
-	// Leg that closed early or refused a datagram; its error is in Err.
+	// Leg that closed early or refused a datagram; its error is in Err, as is
+	// that of a preface.
 	Leg int
 	Err error
 }
@@ -175,6 +200,8 @@ const (
 	Refused                        // a UDP endpoint refused a datagram
 	Woken                          // by Wake
 	Expired                        // the park deadline passed
+	Prefaced                       // the preface was read
+	BadPreface                     // none came: Err is of Parse, ErrNoPreface, ErrLongPreface, or os.ErrDeadlineExceeded
 )
 
 // Errors of legs and flows. ErrOvertaken is a kind of ErrNotTried: neither says
@@ -183,6 +210,8 @@ var (
 	ErrNotTried    = errors.New("not tried")
 	ErrOvertaken   = fmt.Errorf("%w to the end: another address was quicker", ErrNotTried)
 	ErrReset       = errors.New("connection reset by peer")
+	ErrNoPreface   = errors.New("the client closed before its preface was complete")
+	ErrLongPreface = errors.New("the client sent no preface of the allowed length")
 	ErrSelfConnect = errors.New("would loop: the socket was connected to itself")
 	ErrNotMovable  = errors.New("this flow cannot be moved to another process")
 	ErrState       = errors.New("this is no state of a frozen flow")
@@ -198,7 +227,7 @@ const (
 	CauseEOF           Cause = "eof"            // both sides said that they were done
 	CauseClientReset   Cause = "client-reset"   // the client reset or broke the connection
 	CauseEndpointReset Cause = "endpoint-reset" // the endpoint did
-	CauseAbandoned     Cause = "abandoned"      // the client left while it was parked
+	CauseAbandoned     Cause = "abandoned"      // the client left while it was parked, or in its preface
 	CausePeerVanished  Cause = "peer-vanished"  // a side's host fell silent
 	CauseEnded         Cause = "ended"          // Step.End
 	CauseCut           Cause = "cut"            // Flow.Cut or Engine.Close
@@ -253,6 +282,13 @@ type State struct {
 func (f *Flow) Wake() { f.engine.wake() }
 
 // Cut ends the flow by resetting both sides; cause becomes the Result's error.
+//
+// With [io.EOF] it ends in an orderly way: what had reached the engine by then
+// is delivered, FIN is said to each side, and each is read, and what it says
+// thrown away, until its own FIN or a second has passed since the call. A side
+// that has not finished by then is reset, and so is one that did not take all
+// that was for it. A flow without an endpoint ends as by Step.End with io.EOF.
+// One that is about to end goes on doing so. Another Cut ends the wait.
 func (f *Flow) Cut(cause error) { f.engine.cut(cause) }
 
 // Freeze takes an established flow, half-closed or not, out of its engine; its
