@@ -159,7 +159,7 @@ func (v linkVariable) link(o ParseConfig) (Link, error) {
 	if v.protocol == UDP {
 		on.text += "/udp"
 	}
-	links, err := expand(on, []rawTarget{raw}, Link{Options: o.Options, Origin: o.Origin, Text: v.text()}, o.Bind)
+	links, err := expand(on, []rawTarget{raw}, Link{Options: fitCheck(o.Options, nil), Origin: o.Origin, Text: v.text()}, o.Bind)
 	if err != nil {
 		return Link{}, err
 	}

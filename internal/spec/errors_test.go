@@ -144,7 +144,7 @@ func TestParseLink_LooksRightButIsNot(t *testing.T) {
 		{"80=web;", `nothing follows ";"`, "write ;option=value after it or remove the semicolon"},
 		{"80=web;;", `"" is not an option with a value`, "options are ;option=value, for example ;hold=5s"},
 		{"80=web;hold", `"hold" is not an option with a value`, "options are ;option=value, for example ;hold=5s"},
-		{"80=web;check=redis", `there is no option "check"`, "the options are connect-timeout, hold, when-down, settle, max-connections, socket-mode, socket-group, name"},
+		{"80=web;chekc=redis", `there is no option "chekc"`, "did you mean check?"},
 		{"80=web;Hold=1s", `there is no option "Hold"`, "did you mean hold?"},
 		{"80=web;socket_mode=0600", `there is no option "socket_mode"`, "did you mean socket-mode?"},
 		{"80=web;timeout=1s", `there is no option "timeout"`, "did you mean connect-timeout?"},

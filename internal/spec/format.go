@@ -3,7 +3,8 @@ package spec
 import "strings"
 
 // String writes the link so that ParseLink makes the same link of it, but for
-// its Text and Origin, when no default address is given.
+// its Text and Origin, when no default address is given. A password is written as
+// ***, which ParseLink refuses rather than takes for the password.
 func (l Link) String() string {
 	var b strings.Builder
 	listen := l.Listen.String()
@@ -13,7 +14,7 @@ func (l Link) String() string {
 	}
 	b.WriteString(listen + "=" + FormatTargets(l.Targets))
 	for _, opt := range optionTable() {
-		if value := opt.get(l.Options); value != opt.get(DefaultOptions()) {
+		if value := opt.shown(l.Options); value != opt.get(DefaultOptions()) {
 			b.WriteString(";" + opt.Name + "=" + value)
 		}
 	}

@@ -65,12 +65,37 @@ func (m maker) options() spec.Options {
 		func() { o.WhenDown = spec.WhenDownRefuse },
 		func() { o.Settle = time.Duration(m.IntN(60_000_000)) * time.Microsecond },
 		func() { o.MaxConnections = m.IntN(1 << 30) },
+		func() {
+			o.Balance, o.Near = pick(m, spec.BalanceFirst, spec.BalanceHash, spec.BalanceRoundRobin), m.IntN(2) == 0
+		},
+		func() { o.SlowStart, o.Rebalance = pick(m, 0, time.Minute), pick(m, time.Second, 24*time.Hour) },
+		func() {
+			o.OnRemoved, o.OnUnhealthy = spec.Fate{Kind: spec.FateDrain, Within: pick(m, time.Second, time.Hour)}, spec.Fate{Kind: spec.FateCut}
+		},
+		func() { o.AllUnhealthy = pick(m, spec.AllUnhealthyTry, spec.AllUnhealthyHold) },
+		func() { o.EndpointConnections, o.CallerConnections, o.CallerRate = m.IntN(9), m.IntN(9), m.IntN(9) },
+		func() { o.SendProxy, o.AcceptProxy = pick(m, spec.ProxyV1, spec.ProxyV2), "*" },
+		func() { m.check(&o.Check) },
 	} {
 		if m.IntN(3) == 0 {
 			set()
 		}
 	}
 	return o
+}
+
+func (m maker) check(c *spec.Check) {
+	c.Interval, c.Rise = pick(m, time.Second, time.Minute), 1+m.IntN(100)
+	switch c.Kind = pick(m, spec.CheckTCP, spec.CheckHTTP, spec.CheckRedis, spec.CheckPostgres, spec.CheckMySQL, spec.CheckAMQP, spec.CheckExpect); c.Kind {
+	case spec.CheckHTTP:
+		c.Host, c.Path, c.Status = pick(m, "", "web:80", "[::1]:80"), pick(m, "/", "/health?a=b,c"), pick(m, "200", "200-299")
+	case spec.CheckRedis:
+		c.Role, c.User, c.PasswordFile = pick(m, "", spec.RoleMaster), pick(m, "", "legate"), pick(m, "", "/run/secrets/p")
+	case spec.CheckPostgres:
+		c.Role, c.User, c.Database = pick(m, "", spec.RolePrimary, spec.RoleStandby), "legate", pick(m, "", "db=1")
+	case spec.CheckExpect:
+		c.Send, c.Expect = pick(m, `PING\r\n`, `a\x20b\x3b"'=,`, `\\x20\xff\u00fc`), pick(m, "", `+PONG`)
+	}
 }
 
 func (m maker) link() spec.Link {

@@ -55,6 +55,12 @@ func checkParsesBack(t *testing.T, l spec.Link) {
 	if err := spec.Validate(l); err != nil {
 		t.Errorf("parsed and not valid: %v", err)
 	}
+	if l.Options.Check.Password != "" { // a link does not give it away
+		if again, err := spec.ParseLink(l.String(), config()); err == nil {
+			t.Errorf("%q was taken: %+v", l.String(), again)
+		}
+		l.Options.Check.Password = ""
+	}
 	again, err := spec.ParseLink(l.String(), config())
 	if err != nil || len(again) != 1 {
 		t.Fatalf("%q: %v (%v)", l.String(), again, err)

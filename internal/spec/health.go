@@ -1,6 +1,9 @@
 package spec
 
-import "time"
+import (
+	"strconv"
+	"time"
+)
 
 // Balance says in which order the candidates of a connection stand, among
 // those that are equally healthy, near and of one priority.
@@ -41,17 +44,20 @@ type Check struct {
 	Rise     int           // so many successes in a row make an endpoint healthy
 	Fall     int           // so many failures in a row make it unhealthy
 
-	Role     string // redis: master or replica; postgres: primary or standby; "": any
-	User     string // redis, postgres; "": none
-	Password string // redis, postgres; "": none
-	Database string // postgres; "": that of the user's name
-	Host     string // http: the header Host; "": the endpoint's address
-	Path     string // http; "": /
-	Status   string // http: a number or a range, 200-399
-	Send     string // expect: bytes to begin with, with Go's escapes; "": none
-	Expect   string // expect: what the answer must contain, with Go's escapes
+	Role         string // redis: master or replica; postgres: primary or standby; "": any
+	User         string // redis, postgres; "": none
+	Password     Secret // redis, postgres; "": none
+	PasswordFile string // holds the password, read at each check; "": none
+	Database     string // postgres; "": that of the user's name
+	Host         string // http: the header Host; "": the endpoint's address
+	Path         string // http; "": /
+	Status       string // http: a number or a range, 200-399
+	Send         string // expect: bytes to begin with, with Go's escapes; "": none
+	Expect       string // expect: what the answer must contain, with Go's escapes
 
-	SendProxy ProxyVersion // the header that connections to the endpoint begin with
+	// SendProxy is the header that connections to the endpoint begin with.
+	// EffectiveCheck sets it; in Options it is empty.
+	SendProxy ProxyVersion
 }
 
 // Active tells whether endpoints are asked at all.
@@ -60,6 +66,26 @@ func (c Check) Active() bool { return c.Kind != "" && c.Kind != CheckNone }
 // Meaningful tells whether a failed check proves that the endpoint does not
 // serve.
 func (c Check) Meaningful() bool { return c.Active() && c.Kind != CheckTCP }
+
+// Secret is a password. However it is printed, logged or encoded, it shows
+// "***"; string(s) is the password itself.
+type Secret string
+
+const hidden = "***"
+
+// String hides the password, and shows whether there is one.
+func (s Secret) String() string {
+	if s == "" {
+		return ""
+	}
+	return hidden
+}
+
+// GoString hides the password from %#v.
+func (s Secret) GoString() string { return strconv.Quote(s.String()) }
+
+// MarshalText hides the password from JSON.
+func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
 // AllUnhealthy says what new connections of a link meet when every endpoint is
 // known to be unhealthy.

@@ -22,53 +22,88 @@ type OptionInfo struct {
 // optionName is the one option that is not in Options: a link's name.
 const optionName = "name"
 
+// optionPassword is the one option whose value is never shown.
+const optionPassword = "check-password"
+
 // option ties the description of an option to its place in Options.
 type option struct {
 	OptionInfo
 	set func(o *Options, value string) error
 	get func(o Options) string
+	// of are the checks that have a use for the option; none: it belongs to
+	// no check in particular.
+	of []CheckKind
 }
 
 // optionTable is a function, because its functions have no other state than
 // what they are given.
 func optionTable() []option {
+	return slices.Concat(downOptions(), orderOptions(), checkOptions(), contentOptions(), fateOptions(), limitOptions(), proxyOptions(), socketOptions())
+}
+
+func downOptions() []option {
 	return []option{
 		{
 			OptionInfo{Name: "connect-timeout", Kind: "DURATION", Only: "stream", Help: "how long one attempt to connect may take"},
 			func(o *Options, v string) error {
 				return setDuration(&o.ConnectTimeout, v, time.Millisecond, 5*time.Minute)
 			},
-			func(o Options) string { return shortDuration(o.ConnectTimeout) },
+			func(o Options) string { return shortDuration(o.ConnectTimeout) }, nil,
 		},
 		{
 			OptionInfo{Name: "hold", Kind: "DURATION", Only: "stream", Help: "how long connections wait while no endpoint works; 0: not at all"},
 			func(o *Options, v string) error { return setDuration(&o.Hold, v, 0, 24*time.Hour) },
-			func(o Options) string { return shortDuration(o.Hold) },
+			func(o Options) string { return shortDuration(o.Hold) }, nil,
 		},
 		{
 			OptionInfo{Name: "when-down", Kind: "hold|refuse", Only: "stream", Help: "what new clients meet while no endpoint works: they wait, or are refused"},
-			setWhenDown,
-			func(o Options) string { return string(o.WhenDown) },
+			func(o *Options, v string) error { return setWord(&o.WhenDown, v, WhenDownHold, WhenDownRefuse) },
+			func(o Options) string { return string(o.WhenDown) }, nil,
 		},
 		{
 			OptionInfo{Name: "settle", Kind: "DURATION", Only: "stream", Help: "delay of the first client bytes, for targets that accept before their server is up"},
 			func(o *Options, v string) error { return setDuration(&o.Settle, v, 0, time.Minute) },
-			func(o Options) string { return shortDuration(o.Settle) },
+			func(o Options) string { return shortDuration(o.Settle) }, nil,
 		},
+	}
+}
+
+func limitOptions() []option {
+	return []option{
 		{
 			OptionInfo{Name: "max-connections", Kind: "NUMBER", Help: "connections of a link at once, others wait in the listen queue; 0: no limit"},
-			setMaxConnections,
-			func(o Options) string { return strconv.Itoa(o.MaxConnections) },
+			func(o *Options, v string) error { return setLimit(&o.MaxConnections, v) },
+			func(o Options) string { return strconv.Itoa(o.MaxConnections) }, nil,
 		},
+		{
+			OptionInfo{Name: "endpoint-connections", Kind: "NUMBER", Only: "stream", Help: "connections at one endpoint at once, of all links, others wait; 0: no limit"},
+			func(o *Options, v string) error { return setLimit(&o.EndpointConnections, v) },
+			func(o Options) string { return strconv.Itoa(o.EndpointConnections) }, nil,
+		},
+		{
+			OptionInfo{Name: "caller-connections", Kind: "NUMBER", Only: "stream", Help: "connections of one caller at once, others are reset; 0: no limit"},
+			func(o *Options, v string) error { return setLimit(&o.CallerConnections, v) },
+			func(o Options) string { return strconv.Itoa(o.CallerConnections) }, nil,
+		},
+		{
+			OptionInfo{Name: "caller-rate", Kind: "NUMBER", Only: "stream", Help: "new connections of one caller per second, others are reset; 0: no limit"},
+			func(o *Options, v string) error { return setLimit(&o.CallerRate, v) },
+			func(o Options) string { return strconv.Itoa(o.CallerRate) }, nil,
+		},
+	}
+}
+
+func socketOptions() []option {
+	return []option{
 		{
 			OptionInfo{Name: "socket-mode", Kind: "MODE", Only: "unix", Help: "permission bits of a unix listening socket, octal"},
 			setSocketMode,
-			func(o Options) string { return "0" + strconv.FormatUint(uint64(o.SocketMode), 8) },
+			func(o Options) string { return "0" + strconv.FormatUint(uint64(o.SocketMode), 8) }, nil,
 		},
 		{
 			OptionInfo{Name: "socket-group", Kind: "GROUP", Only: "unix", Help: "group of a unix listening socket, a name or a number"},
 			setSocketGroup,
-			func(o Options) string { return o.SocketGroup },
+			func(o Options) string { return o.SocketGroup }, nil,
 		},
 	}
 }
@@ -100,14 +135,23 @@ func SetOption(o *Options, key, value string) error {
 }
 
 // OptionValue gives an option in the form that SetOption takes, "" for one
-// that does not exist.
+// that does not exist. A password that is set is "***", which SetOption does
+// not take.
 func OptionValue(o Options, key string) string {
 	for _, opt := range optionTable() {
 		if opt.Name == key {
-			return opt.get(o)
+			return opt.shown(o)
 		}
 	}
 	return ""
+}
+
+// shown is the option as it may stand in messages and help.
+func (opt option) shown(o Options) string {
+	if opt.Name == optionPassword {
+		return o.Check.Password.String()
+	}
+	return opt.get(o)
 }
 
 // InOption says which option the error is about, and keeps its hint.
@@ -128,37 +172,50 @@ func unknownOption(key string) error {
 	return Errorf(hint, "there is no option %q", key)
 }
 
-// linkOptions reads the part of a LINK behind its first semicolon.
-func linkOptions(text string, base Options, on *listening) (name string, o Options, err error) {
+// linkOptions reads the part of a LINK behind its first semicolon. set are
+// the options that it names.
+func linkOptions(text string, base Options, on *listening) (name string, o Options, set map[string]bool, err error) {
+	set = map[string]bool{}
 	if text == "" {
-		return "", base, nil
+		return "", base, set, nil
 	}
-	seen := map[string]bool{}
+	o = withoutForeignCheck(base, text)
 	for _, setting := range strings.Split(text, ";") {
 		key, value, found := strings.Cut(setting, "=")
-		if !found {
-			return "", base, Errorf("options are ;option=value, for example ;hold=5s", "%q is not an option with a value", setting)
-		}
-		if seen[key] {
-			return "", base, Errorf("write it once", "option %s is set twice", key)
-		}
-		seen[key] = true
-		if key == optionName {
+		switch {
+		case set[optionPassword] && !isOption(key):
+			// It may be the rest of the password.
+			err = Errorf("a password with a semicolon is for --check-password or for a file", "what follows option check-password is not an option with a value")
+		case !found:
+			err = Errorf("options are ;option=value, for example ;hold=5s", "%q is not an option with a value", setting)
+		case set[key]:
+			err = Errorf("write it once", "option %s is set twice", key)
+		case key == optionName:
 			name = value
 			err = checkOptionName(value)
-		} else if err = SetOption(&base, key, value); err == nil {
-			err = checkUse(key, on)
+		default:
+			if err = SetOption(&o, key, value); err == nil {
+				err = checkUse(key, o, on)
+			}
 		}
 		if err != nil {
-			return "", base, err
+			return "", base, nil, err
 		}
+		set[key] = true
 	}
-	return name, base, nil
+	return name, o, set, nil
+}
+
+func isOption(key string) bool {
+	return slices.ContainsFunc(OptionHelp(), func(i OptionInfo) bool { return i.Name == key })
 }
 
 // checkUse refuses an option that the listener can make no use of: it would
 // look as if it had an effect.
-func checkUse(key string, on *listening) error {
+func checkUse(key string, o Options, on *listening) error {
+	if key == optionAccept && on.path != "" && o.AcceptProxy != "" && o.AcceptProxy != everybody {
+		return Errorf("write accept-proxy=*", "option %s: a client of a unix socket has no address", key)
+	}
 	for _, info := range OptionHelp() {
 		if info.Name != key || info.Only == "" {
 			continue
@@ -253,20 +310,26 @@ func shortDuration(d time.Duration) string {
 	return s
 }
 
-func setWhenDown(o *Options, value string) error {
-	err := CheckWord(value, string(WhenDownHold), string(WhenDownRefuse))
-	if err == nil {
-		o.WhenDown = WhenDown(value)
+// setWord sets a value that is one of at least two words.
+func setWord[W ~string](w *W, value string, words ...W) error {
+	if slices.Contains(words, W(value)) {
+		*w = W(value)
+		return nil
 	}
-	return err
+	list := make([]string, len(words))
+	for i, word := range words {
+		list[i] = string(word)
+	}
+	return CheckWord(value, list...)
 }
 
-func setMaxConnections(o *Options, value string) error {
+// setLimit sets a number of connections, 0 for no limit.
+func setLimit(limit *int, value string) error {
 	n, err := strconv.Atoi(value)
 	if err != nil || !isDigits(value) || n > math.MaxInt32 {
 		return Errorf("write a number, or 0 for no limit", "%q is not a number of connections", value)
 	}
-	o.MaxConnections = n
+	*limit = n
 	return nil
 }
 

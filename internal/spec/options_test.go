@@ -8,6 +8,12 @@ import (
 	"legate/internal/spec"
 )
 
+const optionNames = "connect-timeout hold when-down settle balance slow-start " +
+	"check check-interval check-timeout check-rise check-fall check-role check-user check-password check-password-file " +
+	"check-database check-host check-path check-status check-send check-expect " +
+	"all-unhealthy on-removed on-unhealthy rebalance " +
+	"max-connections endpoint-connections caller-connections caller-rate send-proxy accept-proxy socket-mode socket-group name"
+
 func TestSetOption(t *testing.T) {
 	o := spec.DefaultOptions()
 	for _, set := range [][2]string{
@@ -18,10 +24,9 @@ func TestSetOption(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	want := spec.Options{
-		ConnectTimeout: 1500 * time.Millisecond, WhenDown: spec.WhenDownRefuse, Settle: 50 * time.Millisecond,
-		MaxConnections: 100, SocketMode: 0o600, SocketGroup: "www-data",
-	}
+	want := spec.DefaultOptions()
+	want.ConnectTimeout, want.Hold, want.WhenDown, want.Settle = 1500*time.Millisecond, 0, spec.WhenDownRefuse, 50*time.Millisecond
+	want.MaxConnections, want.SocketMode, want.SocketGroup = 100, 0o600, "www-data"
 	if o != want {
 		t.Errorf("got %+v, want %+v", o, want)
 	}
@@ -38,7 +43,7 @@ func TestSetOption_BadValueChangesNothing(t *testing.T) {
 		{"socket-mode", "rw", `option socket-mode: "rw" is not an octal mode from 0 to 0777`, "write it as chmod takes it, for example 0660"},
 		{"socket-group", "a b", `option socket-group: "a b" cannot be a group`, "write the group's name or number"},
 		{"name", "db", "option name is only for one link", "write LINK;name=VALUE"},
-		{"drian", "1s", `there is no option "drian"`, "the options are connect-timeout, hold, when-down, settle, max-connections, socket-mode, socket-group, name"},
+		{"drian", "1s", `there is no option "drian"`, "the options are " + strings.ReplaceAll(optionNames, " ", ", ")},
 	} {
 		o := spec.DefaultOptions()
 		checkError(t, c.key, spec.SetOption(&o, c.key, c.value), c.what, c.hint)
@@ -69,9 +74,8 @@ func TestOptionHelp_DescribesWhatSetOptionTakes(t *testing.T) {
 			t.Errorf("%s: value %q, want %q", info.Name, got, info.Default)
 		}
 	}
-	want := "connect-timeout hold when-down settle max-connections socket-mode socket-group name"
-	if got := strings.Join(names, " "); got != want {
-		t.Errorf("options %s, want %s", got, want)
+	if got := strings.Join(names, " "); got != optionNames {
+		t.Errorf("options %s, want %s", got, optionNames)
 	}
 }
 
@@ -79,6 +83,10 @@ func TestOptionHelp_Defaults(t *testing.T) {
 	want := map[string]string{
 		"connect-timeout": "3s", "hold": "10s", "when-down": "hold", "settle": "0",
 		"max-connections": "0", "socket-mode": "0660", "socket-group": "",
+		"balance": "round-robin", "slow-start": "0", "check": "off", "check-interval": "2s", "check-timeout": "1s",
+		"check-rise": "2", "check-fall": "3", "check-role": "any", "check-user": "", "check-path": "/", "check-status": "200-399",
+		"all-unhealthy": "auto", "on-removed": "keep", "on-unhealthy": "keep", "rebalance": "0",
+		"endpoint-connections": "0", "caller-connections": "0", "caller-rate": "0", "send-proxy": "off", "accept-proxy": "",
 	}
 	for key, value := range want {
 		if got := spec.OptionValue(spec.DefaultOptions(), key); got != value {

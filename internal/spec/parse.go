@@ -56,6 +56,11 @@ func ParseLinks(args []string, o ParseConfig) ([]Link, error) {
 			all = append(all, l)
 		}
 	}
+	if len(all) > 0 {
+		if err := checkUnused(all, o.Options); err != nil {
+			return nil, err
+		}
+	}
 	return all, nil
 }
 
@@ -125,11 +130,15 @@ func parseLink(text string, o ParseConfig) ([]Link, error) {
 			return nil, err
 		}
 	}
-	name, options, err := linkOptions(settings, o.Options, on)
+	name, options, set, err := linkOptions(settings, o.Options, on)
 	if err != nil {
 		return nil, err
 	}
-	return expand(on, raw, Link{Name: name, Options: options, Origin: o.Origin, Text: text}, o.Bind)
+	if err := checkNeeded(options, set); err != nil {
+		return nil, err
+	}
+	base := Link{Name: name, Options: fitCheck(options, set), Origin: o.Origin, Text: redact(text)}
+	return expand(on, raw, base, o.Bind)
 }
 
 // splitLink finds the LISTEN; it is nil where the link has none. An = that
@@ -199,8 +208,13 @@ func expand(on *listening, raw []rawTarget, base Link, bind string) ([]Link, err
 	}
 	var links []Link
 	for _, p := range on.protocols {
+		options := fitListen(base.Options, p)
+		if err := validateOptions(options, p); err != nil {
+			return nil, err
+		}
 		for port := on.low; port <= on.high; port++ {
 			l := base
+			l.Options = options
 			l.Listen = Listen{Protocol: p, Host: host, Port: uint16(port), Path: on.path}
 			if p == Unix {
 				l.Listen.Host = ""
@@ -209,7 +223,7 @@ func expand(on *listening, raw []rawTarget, base Link, bind string) ([]Link, err
 			if l.Targets, err = resolve(raw, on, l.Listen); err != nil {
 				return nil, err
 			}
-			if err := Validate(l); err != nil {
+			if err := validateAddresses(l); err != nil {
 				return nil, err
 			}
 			links = append(links, l)
@@ -287,7 +301,7 @@ func parseHostNumber(args []string, o ParseConfig) (links []Link, ok bool, err e
 	}
 	on := &listening{text: args[1], low: port, high: port, protocols: []Protocol{TCP}}
 	raw := []rawTarget{{text: args[0], source: source, host: host, low: port, high: port}}
-	links, err = expand(on, raw, Link{Options: o.Options, Origin: o.Origin, Text: text}, o.Bind)
+	links, err = expand(on, raw, Link{Options: fitCheck(o.Options, nil), Origin: o.Origin, Text: text}, o.Bind)
 	if err != nil {
 		err = inText("link", text, err)
 	}
@@ -334,7 +348,9 @@ func portRange(low, high int) string {
 }
 
 // inText says in which text the error is.
-func inText(kind, text string, err error) error { return about(kind+" "+strconv.Quote(text), err) }
+func inText(kind, text string, err error) error {
+	return about(kind+" "+strconv.Quote(redact(text)), err)
+}
 
 // about puts what an error is about in front of it and keeps its hint.
 func about(what string, err error) error {

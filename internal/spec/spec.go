@@ -137,7 +137,7 @@ type Options struct {
 	Balance      Balance
 	Near         bool          // endpoints on this host stand before others
 	SlowStart    time.Duration // how long a new or recovered endpoint takes to get its full share; 0: none
-	Check        Check         // SendProxy is that of the link
+	Check        Check         // as written; EffectiveCheck is what is asked
 	AllUnhealthy AllUnhealthy
 	OnRemoved    Fate          // of connections whose endpoint left its source
 	OnUnhealthy  Fate          // of connections whose endpoint turned unhealthy
@@ -159,7 +159,7 @@ func DefaultOptions() Options {
 		WhenDown:       WhenDownHold,
 		SocketMode:     0o660,
 		Balance:        BalanceRoundRobin,
-		Check:          Check{Kind: CheckNone, Interval: 2 * time.Second, Timeout: time.Second, Rise: 2, Fall: 3, Path: "/", Status: "200-399", SendProxy: ProxyOff},
+		Check:          Check{Kind: CheckNone, Interval: 2 * time.Second, Timeout: time.Second, Rise: 2, Fall: 3, Path: "/", Status: "200-399"},
 		AllUnhealthy:   AllUnhealthyAuto,
 		OnRemoved:      Fate{Kind: FateKeep},
 		OnUnhealthy:    Fate{Kind: FateKeep},

@@ -9,16 +9,22 @@ import (
 // Validate tells what keeps a link from being used, whoever made it. The
 // error is a *UserError.
 func Validate(l Link) error {
+	if err := validateAddresses(l); err != nil {
+		return err
+	}
+	return validateOptions(l.Options, l.Listen.Protocol)
+}
+
+// validateAddresses is everything but the options, which the links of a long
+// range have in common.
+func validateAddresses(l Link) error {
 	if l.Name == "" || strings.ContainsFunc(l.Name, func(r rune) bool { return unicode.IsSpace(r) || !unicode.IsPrint(r) }) {
 		return Errorf("names have no spaces", "%q cannot be the name of a link", l.Name)
 	}
 	if err := validateListen(l.Listen); err != nil {
 		return err
 	}
-	if err := validateTargets(l); err != nil {
-		return err
-	}
-	return validateOptions(l.Options)
+	return validateTargets(l)
 }
 
 func validateListen(l Listen) error {
@@ -133,7 +139,7 @@ func loops(l Listen, t Target) bool {
 	return covers(l.Host, t.Host)
 }
 
-func validateOptions(o Options) error {
+func validateOptions(o Options, p Protocol) error {
 	var copied Options
 	for _, opt := range optionTable() {
 		if err := opt.set(&copied, opt.get(o)); err != nil {
@@ -143,5 +149,8 @@ func validateOptions(o Options) error {
 	if copied != o {
 		return Errorf("", "options %+v have a value that cannot be written", o)
 	}
-	return nil
+	if err := checkNeeded(o, changed(o)); err != nil {
+		return err
+	}
+	return validateTogether(o, p)
 }

@@ -7,8 +7,9 @@ set -euo pipefail
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 only=" $* "
 
-# What must be there (a command, or a file), the package that brings it, and what the suite does
-# with it. Commands decide, not packages: someone who has docker-ce must not get docker.io on top.
+# What must be there (a command, or a file, perhaps with a * for its version), the package that
+# brings it, and what the suite does with it. Commands decide, not packages: someone who has
+# docker-ce must not get docker.io on top.
 needs() {
 	cat <<-'LIST'
 		dockerd|docker.io|a real Docker engine for the end-to-end tests
@@ -21,7 +22,10 @@ needs() {
 		dnsmasq|dnsmasq-base|a DNS server behind a UDP link
 		busybox|busybox-static|a shell in the test images
 		haproxy|haproxy|a proxy that the benchmarks compare with
-		nginx|nginx|a proxy that the benchmarks compare with
+		nginx|nginx|a proxy that the benchmarks compare with, and a web server whose health is checked
+		/usr/lib/postgresql/*/bin/initdb|postgresql|PostgreSQL primaries and standbys whose health is checked
+		mariadbd|mariadb-server-core|a MySQL server whose health is checked
+		rabbitmq-server|rabbitmq-server|an AMQP server whose health is checked
 		/usr/lib/nginx/modules/ngx_stream_module.so|libnginx-mod-stream|nginx as a proxy of streams
 		strace|strace|proof that bulk data is spliced, and counts of system calls
 		gcc|gcc|the race detector and runc
@@ -33,7 +37,7 @@ needs() {
 
 present() {
 	case $1 in
-	/*) [ -e "$1" ] ;;
+	/*) compgen -G "$1" >/dev/null ;;
 	*) command -v "$1" >/dev/null 2>&1 ;;
 	esac
 }
