@@ -92,8 +92,12 @@ func (l *labs) start(ctx context.Context, engine lab.Engine) (*lab.Lab, error) {
 
 // images has every host ready for every scenario, Legate by the command that users type.
 func (l *labs) images(ctx context.Context, hosts *lab.Lab) error {
-	err := hosts.Each(func(host *lab.Host) error {
-		for _, image := range append(lab.Walkthrough(), tools) {
+	postgres, err := lab.Postgres()
+	if err != nil {
+		return err
+	}
+	err = hosts.Each(func(host *lab.Host) error {
+		for _, image := range append(lab.Walkthrough(), tools, postgres) {
 			if err := host.Import(ctx, image); err != nil {
 				return err
 			}

@@ -53,6 +53,9 @@ func needs(t *testing.T) {
 			testnet.Skip(t, "needs "+program+": run test/setup/packages.sh")
 		}
 	}
+	if _, err := lab.Postgres(); err != nil {
+		testnet.Skip(t, err.Error())
+	}
 }
 
 func enter(t *testing.T, engine lab.Engine) *world {

@@ -10,7 +10,9 @@ import (
 	"os"
 	"os/exec"
 	"path"
+	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -20,6 +22,11 @@ type Image struct {
 	// Programs are commands of this machine that go into /bin with their libraries. Busybox is
 	// always there.
 	Programs []string
+	// Files are paths of files and folders of this machine that go where they are here, files
+	// with their libraries.
+	Files []string
+	// Scripts go into /bin, by name.
+	Scripts map[string]string
 	// Changes are Dockerfile instructions, such as CMD.
 	Changes []string
 }
@@ -51,7 +58,7 @@ func Walkthrough() []Image {
 
 // Import builds image on the host's engine.
 func (h *Host) Import(ctx context.Context, image Image) error {
-	root, err := rootFS(ctx, image.Programs)
+	root, err := rootFS(ctx, image)
 	if err != nil {
 		return fmt.Errorf("build image %s: %w", image.Name, err)
 	}
@@ -68,10 +75,10 @@ func (h *Host) Import(ctx context.Context, image Image) error {
 }
 
 // rootFS is a root file system as a tar stream.
-func rootFS(ctx context.Context, programs []string) (*bytes.Buffer, error) {
+func rootFS(ctx context.Context, image Image) (*bytes.Buffer, error) {
 	var buf bytes.Buffer
 	w := tarball{tar.NewWriter(&buf)}
-	err := errors.Join(w.skeleton(), w.busybox(), w.programs(ctx, programs), w.Close())
+	err := errors.Join(w.skeleton(), w.busybox(), w.programs(ctx, image), w.files(image.Files), w.scripts(image.Scripts), w.Close())
 	return &buf, err
 }
 
@@ -94,7 +101,7 @@ func (w tarball) busybox() error {
 	if err := w.program("busybox"); err != nil {
 		return err
 	}
-	applets := "sh env grep sed top cat ls nc wget sleep date ip ping nslookup head tail ps netstat timeout sha256sum true"
+	applets := "sh env grep sed top cat ls nc wget sleep date ip ping nslookup head tail ps netstat timeout sha256sum true rm"
 	for applet := range strings.FieldsSeq(applets) {
 		err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeSymlink, Name: "bin/" + applet, Linkname: "busybox", Mode: 0o777})
 		if err != nil {
@@ -104,12 +111,15 @@ func (w tarball) busybox() error {
 	return nil
 }
 
-func (w tarball) programs(ctx context.Context, names []string) error {
+// programs adds them, and the libraries of all that is linked to some.
+func (w tarball) programs(ctx context.Context, image Image) error {
 	libraries := map[string]bool{}
-	for _, name := range names {
+	for _, name := range image.Programs {
 		if err := w.program(name); err != nil {
 			return err
 		}
+	}
+	for _, name := range slices.Concat(image.Programs, image.Files) {
 		for _, library := range librariesOf(ctx, name) {
 			libraries[library] = true
 		}
@@ -128,6 +138,30 @@ func (w tarball) program(name string) error {
 		return err
 	}
 	return w.file("bin/"+name, found)
+}
+
+func (w tarball) files(roots []string) error {
+	for _, root := range roots {
+		err := filepath.WalkDir(root, func(name string, entry fs.DirEntry, err error) error {
+			if err != nil || entry.IsDir() {
+				return err
+			}
+			return w.file(strings.TrimPrefix(name, "/"), name)
+		})
+		if err != nil {
+			return fmt.Errorf("add files to image: %w", err)
+		}
+	}
+	return nil
+}
+
+func (w tarball) scripts(texts map[string]string) error {
+	for name, text := range texts {
+		if err := w.add("bin/"+name, []byte(text), 0o755); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // lookPath also looks where a user's PATH does not lead, but Debian puts servers.
