@@ -47,7 +47,7 @@ func (l *loop) verifyFlow(f *epollFlow, id uint32) {
 		p := &s.side[i]
 		must((p.held > 0) == (p.buffer != none || p.pipe != none), "flow %d: %d bytes held in buffer %d, pipe %d", int(id), int(p.held), int(p.buffer), int(p.pipe))
 		must(p.buffer == none || p.pipe == none, "flow %d: bytes in a buffer and in a pipe", int(id))
-		must(!p.has(passed) || p.has(ended) || p.has(broken), "flow %d: an end was passed that was not read", int(id))
+		must(!p.has(passed) || p.has(ended) || p.has(broken) || s.phase == phaseParting, "flow %d: an end was passed that was not read", int(id))
 	}
 	l.verifyProgress(f)
 }
@@ -67,8 +67,10 @@ func (l *loop) verifyProgress(f *epollFlow) {
 			must(!src.has(ended) || src.held > 0 || src.has(passed), "flow %d: an end waits", int(f.id))
 			must(!src.has(failed), "flow %d: an error waits", int(f.id))
 		}
-	case phaseParked, phaseBreaking, phaseDraining, phaseDelivering, phaseLingering:
+	case phaseParked, phaseBreaking, phaseDraining, phaseDelivering, phaseLingering, phaseParting:
 		must(s.timer != none || s.has(queued), "flow %d: phase %d without a timer", int(f.id), int(s.phase))
+	case phasePreface:
+		must(f.preface.Timeout == 0 || s.timer != none, "flow %d: a preface without a timer", int(f.id))
 	case phaseConnecting:
 		must(f.attempt.pending > 0, "flow %d: connecting without a leg", int(f.id))
 	case phaseFree, phaseAsking, phaseElsewhere:

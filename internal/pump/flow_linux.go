@@ -25,6 +25,7 @@ type netFlow struct {
 	wakes   chan struct{}
 	ctx     context.Context // ends with the cause of a cut
 	cancel  context.CancelCauseFunc
+	hard    atomic.Pointer[error] // the cause of a cut that resets
 	relay   atomic.Pointer[relay] // once an endpoint is connected
 }
 
@@ -85,6 +86,8 @@ func (f *netFlow) serve(step Step) Result {
 			end = f.end(step.End)
 		case len(step.Dial) > 0:
 			last, end = f.attempt(step)
+		case step.Preface != nil:
+			last, end = f.readPreface(step.Preface)
 		default:
 			last, end = f.park(step.Park)
 		}
@@ -126,9 +129,14 @@ func (f *netFlow) attempt(step Step) (Attempt, *Result) {
 	return Attempt{}, end
 }
 
-// drop resets the client of a flow that has no endpoint.
+// drop ends a flow that has no endpoint: it resets the client unless a cut
+// wanted an orderly end.
 func (f *netFlow) drop(c Cause, err error) *Result {
-	abort(f.client.conn)
+	if c == CauseCut && errors.Is(err, io.EOF) {
+		closeGently(f.client)
+	} else {
+		abort(f.client.conn)
+	}
 	return &Result{Cause: c, Err: err}
 }
 
@@ -179,10 +187,26 @@ func (f *netFlow) cut(cause error) {
 	if cause == nil {
 		cause = os.ErrClosed
 	}
+	gentle := errors.Is(cause, io.EOF)
+	if !gentle {
+		f.hard.CompareAndSwap(nil, &cause)
+	}
 	f.cancel(cause)
-	if r := f.relay.Load(); r != nil {
+	switch r := f.relay.Load(); {
+	case r == nil:
+	case gentle:
+		r.part()
+	default:
 		r.interrupt()
 	}
+}
+
+// cutBy is the cause of the cut, of two that which resets; nil for none.
+func (f *netFlow) cutBy() error {
+	if err := f.hard.Load(); err != nil {
+		return *err
+	}
+	return context.Cause(f.ctx)
 }
 
 func (f *netFlow) freeze() (State, error) { return State{}, ErrNotMovable }

@@ -32,6 +32,7 @@ type kernel struct {
 	meetsItself func(fd int, leg *Leg) bool
 
 	read  func(fd int, p []byte) (int, unix.Errno)
+	peek  func(fd int, p []byte) (int, unix.Errno) // a read that leaves what it finds
 	write func(fd int, p []byte) (int, unix.Errno)
 	// splice moves at most n bytes; one of the two descriptors is a pipe's.
 	splice func(from, to, n int) (int, unix.Errno)
@@ -108,7 +109,7 @@ func (x *linux) kernel() kernel {
 	return kernel{
 		now: x.now, start: x.start, wait: x.wait, wake: x.wake, watch: x.watch, unwatch: x.unwatch,
 		accept: x.accept, dial: x.dial, meetsItself: x.meetsItself,
-		read: rawRead, write: rawWrite, splice: rawSplice, pipe: newPipe, shut: rawShut, close: rawClose, abort: x.abort,
+		read: rawRead, peek: rawPeek, write: rawWrite, splice: rawSplice, pipe: newPipe, shut: rawShut, close: rawClose, abort: x.abort,
 		tend:      x.tend,
 		takeError: x.takeError, unread: x.unread, undelivered: x.undelivered, silent: isSilentFD,
 	}
@@ -295,6 +296,15 @@ func (x *linux) meetsItself(fd int, leg *Leg) bool {
 func rawRead(fd int, p []byte) (int, unix.Errno) {
 	for {
 		n, _, errno := unix.RawSyscall(unix.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(&p[0])), uintptr(len(p)))
+		if errno != unix.EINTR {
+			return bytesMoved(n, errno), errno
+		}
+	}
+}
+
+func rawPeek(fd int, p []byte) (int, unix.Errno) {
+	for {
+		n, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(&p[0])), uintptr(len(p)), unix.MSG_PEEK|unix.MSG_DONTWAIT, 0, 0)
 		if errno != unix.EINTR {
 			return bytesMoved(n, errno), errno
 		}

@@ -71,6 +71,9 @@ func (l *loop) ask(f *epollFlow, last Attempt) {
 		case step.End != nil:
 			l.giveUp(f, step.End)
 			return
+		case step.Preface != nil:
+			l.awaitPreface(f, step.Preface)
+			return
 		case len(step.Dial) == 0:
 			if !f.s.has(woken) {
 				l.park(f, step.Park)

@@ -20,6 +20,10 @@ func (l *loop) nothingComes(f *epollFlow) bool {
 func (l *loop) breakSide(f *epollFlow, which uint8, err error) {
 	s := f.s
 	p, other := &s.side[which], &s.side[1-which]
+	if s.phase == phaseParting {
+		l.losePart(f, which)
+		return
+	}
 	p.set(broken | readable)
 	p.clear(failed)
 	l.letGo(other)
@@ -115,7 +119,7 @@ func (l *loop) giveUp(f *epollFlow, err error) {
 		return
 	}
 	if l.k.shut(int(c.fd)) != 0 {
-		l.end(f, ending{cause: CauseEnded, err: err})
+		l.end(f, f.asAsked())
 		return
 	}
 	// Closing with unread input would send RST and drop what we sent
@@ -126,6 +130,14 @@ func (l *loop) giveUp(f *epollFlow, err error) {
 	l.enqueue(f)
 }
 
+// asAsked is the orderly end of a flow that the handler or a cut wanted.
+func (f *epollFlow) asAsked() ending {
+	if f.s.has(parted) {
+		return ending{cause: CauseCut, err: f.err}
+	}
+	return ending{cause: CauseEnded, err: f.err}
+}
+
 // discard reads to the client's end, a budget at a time.
 func (l *loop) discard(f *epollFlow) {
 	c := &f.s.side[client]
@@ -134,7 +146,7 @@ func (l *loop) discard(f *epollFlow) {
 		l.letGo(c)
 		switch {
 		case c.has(ended) || errno != 0 && c.has(readable):
-			l.end(f, ending{cause: CauseEnded, err: f.err})
+			l.end(f, f.asAsked())
 			return
 		case !c.has(readable):
 			return
@@ -198,7 +210,7 @@ func (l *loop) giveBack(f *epollFlow) {
 func (l *loop) forget(f *epollFlow) {
 	l.timers.clear(&l.slab, f.id)
 	f.Client, f.Data = netip.AddrPort{}, nil
-	f.h, f.acceptor, f.err, f.prefix, f.backlog = nil, nil, nil, 0, [2][]byte{}
+	f.h, f.acceptor, f.preface, f.err, f.prefix, f.backlog = nil, nil, nil, nil, 0, [2][]byte{}
 	f.net.Store(nil)
 	f.waking.Store(false)
 	f.s.clear(queued)

@@ -1,6 +1,8 @@
 package pump
 
 import (
+	"errors"
+	"io"
 	"os"
 	"sync/atomic"
 )
@@ -14,6 +16,7 @@ type epollFlow struct {
 	acceptor *epollAcceptor // or nil for one that was resumed
 	h        Handler
 	attempt  *attempt // while legs are under way
+	preface  *Preface // that is waited for
 	err      error    // of a side that broke, or the handler's
 	// prefix is how many bytes of what is held from the client are the leg's
 	// prefix, which nobody counts.
@@ -115,6 +118,10 @@ func (l *loop) wakeFlow(f *epollFlow) {
 func (l *loop) cutFlow(f *epollFlow, cause error) {
 	if f.s.phase == phaseElsewhere {
 		f.net.Load().cut(cause)
+		return
+	}
+	if errors.Is(cause, io.EOF) {
+		l.part(f, cause)
 		return
 	}
 	if cause == nil {

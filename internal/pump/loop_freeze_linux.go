@@ -28,7 +28,7 @@ func (l *loop) freezeFlow(f *epollFlow) (State, error) {
 	s := f.s
 	switch s.phase {
 	case phaseOpen, phaseDelivering:
-	case phaseParked, phaseConnecting:
+	case phaseParked, phasePreface, phaseConnecting:
 		l.end(f, ending{cause: CauseCut, err: ErrNotMovable, reset: true})
 		return State{}, ErrNotMovable
 	default:

@@ -362,6 +362,8 @@ func (l *loop) runFlow(f *epollFlow) {
 	switch f.s.phase {
 	case phaseParked:
 		l.lookParked(f)
+	case phasePreface:
+		l.lookPreface(f)
 	case phaseConnecting:
 		l.lookLegs(f)
 	case phaseOpen, phaseBreaking:
@@ -374,6 +376,8 @@ func (l *loop) runFlow(f *epollFlow) {
 		}
 	case phaseLingering:
 		l.discard(f)
+	case phaseParting:
+		l.lookParting(f)
 	case phaseFree, phaseAsking, phaseDraining, phaseElsewhere:
 		// Nothing that an event could change.
 	}
@@ -395,6 +399,8 @@ func (l *loop) expire(f *epollFlow) {
 	switch f.s.phase {
 	case phaseParked:
 		l.ask(f, Attempt{Kind: Expired})
+	case phasePreface:
+		l.badPreface(f, os.ErrDeadlineExceeded)
 	case phaseConnecting:
 		l.lookLegs(f)
 	case phaseOpen:
@@ -407,7 +413,13 @@ func (l *loop) expire(f *epollFlow) {
 	case phaseDraining:
 		l.lookDrained(f)
 	case phaseLingering:
-		l.end(f, ending{cause: CauseEnded, err: f.err})
+		l.end(f, f.asAsked())
+	case phaseParting:
+		if l.now >= f.s.since+int64(lingerTime) {
+			l.endParting(f)
+		} else {
+			l.lookParting(f)
+		}
 	case phaseFree, phaseAsking, phaseElsewhere:
 	}
 }

@@ -36,7 +36,8 @@ type relay struct {
 	settled chan struct{} // closed when the settle time is over or pointless
 	ends    atomic.Int32  // directions that have passed on their end of file
 	grace   atomic.Pointer[time.Timer]
-	first   atomic.Pointer[side] // that broke
+	first   atomic.Pointer[side]      // that broke
+	parting atomic.Pointer[time.Time] // until when a cut lets both sides finish
 }
 
 // run returns the end of the flow, or how the endpoint closed when it did so
@@ -46,8 +47,12 @@ func (r *relay) run() (end *Result, early error) {
 		r.gate.Store(gateForwarding)
 	}
 	r.settled = make(chan struct{})
-	if r.f.ctx.Err() != nil {
-		r.interrupt() // a cut that came before the flow knew this relay
+	switch err := context.Cause(r.f.ctx); { // a cut may have come before the flow knew this relay
+	case err == nil:
+	case errors.Is(err, io.EOF) && r.f.hard.Load() == nil:
+		r.part()
+	default:
+		r.interrupt()
 	}
 	var up sync.WaitGroup
 	up.Go(r.clientToEndpoint)
@@ -135,6 +140,8 @@ func (r *relay) carry(dst, src *side, n *atomic.Uint64) {
 		r.broke(src, ErrReset)
 	case err == nil && src.broken.Load() == nil:
 		r.passEnd(dst, src)
+	case isDeadline(err) && c.writing:
+		dst.lacks.Store(true)
 	case err == nil, isDeadline(err):
 		// src broke while it was written to and all it had sent is
 		// delivered, or somebody else ended this direction.
@@ -218,7 +225,11 @@ func (r *relay) finish() *Result {
 		r.deliver()
 	}
 	s := r.first.Load()
-	if err := context.Cause(r.f.ctx); err != nil {
+	if until := r.parting.Load(); until != nil && s == nil {
+		r.finishParting(*until)
+		return &Result{Cause: CauseCut, Err: r.f.cutBy()}
+	}
+	if err := r.f.cutBy(); err != nil && !(s != nil && errors.Is(err, io.EOF)) {
 		abort(r.client.conn)
 		abort(r.endpoint.conn)
 		return &Result{Cause: CauseCut, Err: err}

@@ -36,6 +36,9 @@ type sideState struct {
 	tag    uint8 // of its events
 	full   uint8 // reads in a row that filled the buffer
 	thin   uint8 // splices in a row that found little
+	// owed is how much of what is unread is still to be delivered, once the flow
+	// is parting.
+	owed int32
 	// moved is what was read from here and written to the other side. Any
 	// goroutine may load it.
 	moved atomic.Uint64
@@ -52,12 +55,14 @@ const (
 	phaseFree       phase = iota
 	phaseAsking           // the handler is about to say what to do
 	phaseParked           // waiting for a wake, a moment or the client's end
+	phasePreface          // waiting for the client's first bytes
 	phaseConnecting       // legs are under way
 	phaseOpen             // bytes pass
 	phaseDelivering       // both sides finished, their last bytes are under way
 	phaseBreaking         // one side broke, what it sent before is under way
 	phaseDraining         // and the kernel has all of it to send
-	phaseLingering        // ended by the handler, the client is read to its end
+	phaseLingering        // ended without an endpoint, the client is read to its end
+	phaseParting          // cut in an orderly way, both sides are read to their ends
 	phaseElsewhere        // the net engine has it
 )
 
@@ -70,6 +75,7 @@ const (
 	settling                       // the client's first bytes wait
 	woken                          // Wake was called when it was not parked
 	vanish                         // the side that broke has vanished
+	parted                         // cut in an orderly way
 )
 
 // slot is the state of one flow, its loop's alone. It has no pointers, so the
@@ -130,7 +136,7 @@ func (b *slab) take() (uint32, bool) {
 
 func (s *sideState) reset() {
 	s.fd, s.buffer, s.pipe = none, none, none
-	s.from, s.held, s.flags, s.tag, s.full, s.thin = 0, 0, 0, 0, 0, 0
+	s.from, s.held, s.flags, s.tag, s.full, s.thin, s.owed = 0, 0, 0, 0, 0, 0, 0
 }
 
 func (b *slab) grow() bool {

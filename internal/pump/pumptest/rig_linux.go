@@ -325,6 +325,6 @@ func (h *handler) count(list *[]pump.Attempt) int {
 }
 
 func describe(a pump.Attempt) string {
-	kinds := []string{"accepted", "dial failed", "closed early", "refused", "woken", "expired"}
+	kinds := []string{"accepted", "dial failed", "closed early", "refused", "woken", "expired", "prefaced", "no preface"}
 	return strings.TrimSpace(fmt.Sprintf("%s, leg %d: %v", kinds[a.Kind], a.Leg, a.Err))
 }
