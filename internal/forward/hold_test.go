@@ -187,7 +187,9 @@ func TestWhenDownRefuse_StopsListening(t *testing.T) {
 				return testnet.Name(err) == "ECONNREFUSED"
 			}
 			for range 2 { // down and up, twice
-				w.eventually(func(s spec.LinkStatus) bool { return s.State == spec.StateDown && s.Endpoints[0].Health == spec.HealthEjected })
+				w.eventually(func(s spec.LinkStatus) bool {
+					return s.State == spec.StateDown && s.Endpoints[0].Health == spec.HealthEjected
+				})
 				testnet.Eventually(t, soon, refused)
 				server := testnet.ListenAt(t, "tcp4", back)
 				server.Handle(testnet.Say("back"))

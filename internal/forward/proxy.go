@@ -1,0 +1,132 @@
+package forward
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"strconv"
+
+	"legate/internal/spec"
+)
+
+// proxyHeader is what a header of the PROXY protocol says:
+// https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt
+type proxyHeader struct {
+	// Who connected, and to which address. Both are zero where the header does
+	// not tell: the client is on a unix socket, or is not known.
+	source, destination netip.AddrPort
+	local               bool   // the connection is its sender's own
+	tlvs                []byte // of version 2, as they came but for those about the header itself
+}
+
+// The parts of a header of version 2.
+const (
+	proxySignature = "\r\n\r\n\x00\r\nQUIT\n"
+	proxyFixed     = 16 // bytes up to the addresses
+
+	proxyIsLocal = 0x20 // version and command
+	proxyIsProxy = 0x21
+
+	proxyUnspecified = 0x00 // family and transport
+	proxyTCP4        = 0x11
+	proxyTCP6        = 0x21
+
+	tlvCRC32C   = 0x03
+	tlvNoop     = 0x04
+	tlvUniqueID = 0x05
+)
+
+// appendProxy appends the header of that version. A header of version 2 has
+// the unique id, unless it has one already or id is empty.
+func appendProxy(b []byte, v spec.ProxyVersion, h *proxyHeader, id []byte) []byte {
+	if v == spec.ProxyV1 {
+		return appendProxyV1(b, h)
+	}
+	source, destination := h.told()
+	start := len(b)
+	b = append(b, proxySignature...)
+	// Of a client without an address: receivers may refuse a relayed connection
+	// of no known family, but must take this.
+	command, family := byte(proxyIsLocal), byte(proxyUnspecified)
+	switch {
+	case source.Addr().Is4():
+		command, family = proxyIsProxy, proxyTCP4
+	case source.Addr().Is6():
+		command, family = proxyIsProxy, proxyTCP6
+	}
+	b = append(b, command, family, 0, 0)
+	if family != proxyUnspecified {
+		b = appendAddr(b, source.Addr())
+		b = appendAddr(b, destination.Addr())
+		b = binary.BigEndian.AppendUint16(b, source.Port())
+		b = binary.BigEndian.AppendUint16(b, destination.Port())
+	}
+	b = append(b, h.tlvs...)
+	if len(id) > 0 && h.uniqueID() == nil {
+		b = append(b, tlvUniqueID, byte(len(id)>>8), byte(len(id)))
+		b = append(b, id...)
+	}
+	binary.BigEndian.PutUint16(b[start+proxyFixed-2:], uint16(len(b)-start-proxyFixed))
+	return b
+}
+
+func appendAddr(b []byte, a netip.Addr) []byte {
+	if a.Is4() {
+		four := a.As4()
+		return append(b, four[:]...)
+	}
+	sixteen := a.As16()
+	return append(b, sixteen[:]...)
+}
+
+func appendProxyV1(b []byte, h *proxyHeader) []byte {
+	source, destination := h.told()
+	switch {
+	case !source.IsValid():
+		return append(b, "PROXY UNKNOWN\r\n"...)
+	case source.Addr().Is4():
+		b = append(b, "PROXY TCP4 "...)
+	default:
+		b = append(b, "PROXY TCP6 "...)
+	}
+	b = append(source.Addr().AppendTo(b), ' ')
+	b = append(destination.Addr().AppendTo(b), ' ')
+	b = append(strconv.AppendUint(b, uint64(source.Port()), 10), ' ')
+	b = strconv.AppendUint(b, uint64(destination.Port()), 10)
+	return append(b, "\r\n"...)
+}
+
+// told returns the two addresses in the one family that a header can have.
+func (h *proxyHeader) told() (source, destination netip.AddrPort) {
+	s, d := h.source.Addr().Unmap().WithZone(""), h.destination.Addr().Unmap().WithZone("")
+	if s.IsValid() && d.IsValid() && s.Is4() != d.Is4() {
+		s, d = netip.AddrFrom16(s.As16()), netip.AddrFrom16(d.As16())
+	}
+	return netip.AddrPortFrom(s, h.source.Port()), netip.AddrPortFrom(d, h.destination.Port())
+}
+
+// uniqueID is what names the connection along its way; nil when nothing does.
+func (h *proxyHeader) uniqueID() []byte {
+	for b := h.tlvs; len(b) > 0; {
+		kind, value, rest, ok := cutTLV(b)
+		if !ok {
+			return nil
+		}
+		if kind == tlvUniqueID {
+			return value
+		}
+		b = rest
+	}
+	return nil
+}
+
+func cutTLV(b []byte) (kind byte, value, rest []byte, ok bool) {
+	const head = 3
+	if len(b) < head {
+		return 0, nil, nil, false
+	}
+	end := head + int(binary.BigEndian.Uint16(b[1:]))
+	if len(b) < end {
+		return 0, nil, nil, false
+	}
+	return b[0], b[head:end], b[end:], true
+}
