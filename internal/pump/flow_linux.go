@@ -211,6 +211,8 @@ func (f *netFlow) cutBy() error {
 
 func (f *netFlow) freeze() (State, error) { return State{}, ErrNotMovable }
 
+func (f *netFlow) local() netip.AddrPort { return streamAddr(f.client.conn.LocalAddr()) }
+
 func (f *netFlow) counters() Counters {
 	return Counters{In: f.in.Load(), Out: f.out.Load()}
 }

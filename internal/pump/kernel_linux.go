@@ -28,6 +28,8 @@ type kernel struct {
 	// dial returns a socket whose connect is under way (EINPROGRESS), or done
 	// (0); on any other error there is no socket.
 	dial func(leg *Leg) (fd int, _ unix.Errno)
+	// local is a TCP socket's own address, zero for another socket.
+	local func(fd int) netip.AddrPort
 	// meetsItself tells whether a TCP socket was connected to itself.
 	meetsItself func(fd int, leg *Leg) bool
 
@@ -108,7 +110,7 @@ func newKernel() (kernel, func(), error) {
 func (x *linux) kernel() kernel {
 	return kernel{
 		now: x.now, start: x.start, wait: x.wait, wake: x.wake, watch: x.watch, unwatch: x.unwatch,
-		accept: x.accept, dial: x.dial, meetsItself: x.meetsItself,
+		accept: x.accept, dial: x.dial, local: x.local, meetsItself: x.meetsItself,
 		read: rawRead, peek: rawPeek, write: rawWrite, splice: rawSplice, pipe: newPipe, shut: rawShut, close: rawClose, abort: x.abort,
 		tend:      x.tend,
 		takeError: x.takeError, unread: x.unread, undelivered: x.undelivered, silent: isSilentFD,
@@ -283,14 +285,17 @@ func (x *linux) meetsItself(fd int, leg *Leg) bool {
 	if leg.Network == Unix {
 		return false
 	}
+	own := x.local(fd)
+	return own.IsValid() && own.Port() == leg.Addr.Port() && own.Addr().WithZone("") == leg.Addr.Addr().Unmap().WithZone("")
+}
+
+func (x *linux) local(fd int) netip.AddrPort {
 	size := uint32(unsafe.Sizeof(x.from))
 	_, _, errno := unix.RawSyscall(unix.SYS_GETSOCKNAME, uintptr(fd), uintptr(unsafe.Pointer(&x.from)), uintptr(unsafe.Pointer(&size)))
 	if errno != 0 {
-		return false
+		return netip.AddrPort{}
 	}
-	b := (*[unix.SizeofSockaddrInet6]byte)(unsafe.Pointer(&x.from))
-	own, _ := parseSockaddr(b[:])
-	return own.Port() == leg.Addr.Port() && own.Addr() == leg.Addr.Addr().Unmap().WithZone("")
+	return clientAddr(&x.from)
 }
 
 func rawRead(fd int, p []byte) (int, unix.Errno) {

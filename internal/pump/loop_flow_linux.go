@@ -3,6 +3,7 @@ package pump
 import (
 	"errors"
 	"io"
+	"net/netip"
 	"os"
 	"sync/atomic"
 )
@@ -51,6 +52,14 @@ func (f *epollFlow) counters() Counters {
 		return n.counters()
 	}
 	return Counters{In: f.s.side[client].moved.Load(), Out: f.s.side[endpoint].moved.Load()}
+}
+
+// local is asked on the loop, by Next, or by the net engine's.
+func (f *epollFlow) local() netip.AddrPort {
+	if n := f.net.Load(); n != nil {
+		return n.local()
+	}
+	return f.l.k.local(int(f.s.side[client].fd))
 }
 
 // begin introduces a client to the handler.

@@ -268,6 +268,7 @@ type flowEngine interface {
 	cut(cause error)
 	freeze() (State, error)
 	counters() Counters
+	local() netip.AddrPort
 }
 
 // State is an established flow written down, to be taken up by another engine,
@@ -300,3 +301,8 @@ func (f *Flow) Freeze() (State, error) { return f.engine.freeze() }
 
 // Counters returns what the flow has carried so far.
 func (f *Flow) Counters() Counters { return f.engine.counters() }
+
+// Local is the address that the client connected to; zero for a unix client and
+// for UDP. It asks the kernel, and only Next may call it: later the socket may
+// be gone.
+func (f *Flow) Local() netip.AddrPort { return f.engine.local() }

@@ -41,7 +41,7 @@ func (s *simEpoll) kernel() kernel {
 		start: simStart(),
 		now:   func() int64 { return w.now },
 		wait:  s.wait, wake: s.wake, watch: s.watch, unwatch: s.unwatch,
-		accept: w.accept, dial: w.dial, meetsItself: w.meetsItself,
+		accept: w.accept, dial: w.dial, local: w.local, meetsItself: w.meetsItself,
 		read: w.read, write: w.write, splice: w.splice, pipe: w.pipe,
 		shut: w.shut, close: w.close, abort: w.abort,
 		tend: w.tend, takeError: w.takeError, unread: w.unread, undelivered: w.undelivered,
@@ -92,6 +92,11 @@ func (w *simWorld) dial(leg *Leg) (int, unix.Errno) {
 	way.dialled++
 	w.moved++
 	return way.dial()
+}
+
+func (w *simWorld) local(fd int) netip.AddrPort {
+	w.socket(fd, "getsockname")
+	return netip.AddrPort{}
 }
 
 func (w *simWorld) meetsItself(fd int, leg *Leg) bool {

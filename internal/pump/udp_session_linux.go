@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -77,6 +78,8 @@ func (s *udpSession) cut(cause error) {
 }
 
 func (s *udpSession) freeze() (State, error) { return State{}, ErrNotMovable }
+
+func (s *udpSession) local() netip.AddrPort { return netip.AddrPort{} }
 
 func (s *udpSession) counters() Counters {
 	return Counters{In: s.in.carried.Load(), Out: s.out.carried.Load()}

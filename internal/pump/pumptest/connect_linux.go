@@ -37,7 +37,7 @@ var connecting = map[string]func(*testing.T, New){
 	"open_makes_the_connection":       openMakesTheConnection,
 	"open_may_retry":                  openMayRetry,
 	"open_fails":                      openFails,
-	"flow_knows_its_client":           flowKnowsItsClient,
+	"flow_knows_its_addresses":        flowKnowsItsAddresses,
 }
 
 // refusing is a leg to an address where nobody listens.
@@ -399,16 +399,20 @@ func openFails(t *testing.T, newEngine New) {
 	}
 }
 
-func flowKnowsItsClient(t *testing.T, newEngine New) {
+func flowKnowsItsAddresses(t *testing.T, newEngine New) {
 	for _, network := range []string{"tcp4", "tcp6", "unix"} {
-		r := start(t, newEngine, setup{network: network}, always(to(Serve(t, "tcp4", Say("hello")))))
+		local := make(chan netip.AddrPort, 1)
+		leg := to(Serve(t, "tcp4", Say("hello")))
+		r := start(t, newEngine, setup{network: network}, func(f *pump.Flow, _ pump.Attempt) pump.Step {
+			local <- f.Local()
+			return dialStep(leg)
+		})
 		client := r.dial()
-		want := netip.AddrPort{}
-		if a, ok := client.Conn.LocalAddr().(*net.TCPAddr); ok {
-			want = netip.AddrPortFrom(a.AddrPort().Addr().Unmap(), a.AddrPort().Port())
-		}
-		if got := r.flow(1).Client; got != want {
+		if got, want := r.flow(1).Client, plain(client.Conn.LocalAddr()); got != want {
 			t.Errorf("%s: the flow's client is %v, not %v", network, got, want)
+		}
+		if got, want := <-local, plain(client.Conn.RemoteAddr()); got != want {
+			t.Errorf("%s: the client connected to %v, not %v", network, got, want)
 		}
 		if a := r.asked(1); a != (pump.Attempt{}) {
 			t.Errorf("%s: the first attempt is %s", network, describe(a))
@@ -416,4 +420,12 @@ func flowKnowsItsClient(t *testing.T, newEngine New) {
 		greets(t, client, "hello")
 		r.endedWith(1, pump.CauseEOF)
 	}
+}
+
+// plain is zero for a unix socket's address.
+func plain(a net.Addr) netip.AddrPort {
+	if a, ok := a.(*net.TCPAddr); ok {
+		return netip.AddrPortFrom(a.AddrPort().Addr().Unmap(), a.AddrPort().Port())
+	}
+	return netip.AddrPort{}
 }
