@@ -2,8 +2,6 @@ package pump
 
 import (
 	"io"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -22,66 +20,56 @@ func (r *relay) part() {
 	}
 }
 
-// finishParting delivers what had reached us, says FIN to both sides and reads
-// them to their ends; those that have not come to it by then are reset.
-func (r *relay) finishParting(until time.Time) {
-	var other sync.WaitGroup
-	var ended [2]bool
-	other.Go(func() { ended[endpoint] = r.partFrom(r.endpoint, &r.f.out, until) })
-	ended[client] = r.partFrom(r.client, &r.f.in, until)
-	other.Wait()
-	for i, s := range []*side{r.client, r.endpoint} {
-		if ended[i] && s.shut.Load() && r.f.hard.Load() == nil {
+// partFrom goes on where a direction was stopped: it delivers what is owed, says
+// FIN, and reads on to the source's end.
+func (r *relay) partFrom(c *copier, until time.Time) {
+	_ = c.src.conn.SetDeadline(until)
+	if r.f.hard.Load() != nil {
+		r.interrupt() // it came before the new deadline
+	}
+	if !c.writing && c.deliverOwed() && !c.dst.shut.Load() {
+		_ = c.dst.closeWrite() // fails when the other side is gone, which its own direction finds out
+	}
+	if !c.src.ended.Load() {
+		_, err := io.Copy(io.Discard, onlyReader{c.src.conn})
+		c.src.ended.Store(!isDeadline(err))
+	}
+}
+
+// deliverOwed writes what src had sent by now; false when dst does not take it.
+func (c *copier) deliverOwed() bool {
+	owed := len(c.src.ahead)
+	c.src.check(func(fd uintptr) bool {
+		unread, err := unix.IoctlGetInt(int(fd), unix.SIOCINQ)
+		owed += max(unread, 0)
+		return err == nil
+	})
+	c.takeBuffer()
+	defer c.putBuffer()
+	for owed > 0 {
+		got, err := c.src.read(c.buf[:min(owed, bufferSize)])
+		if err != nil {
+			break // all that there is; its reset or end is read again
+		}
+		n, err := c.dst.conn.Write(c.buf[:got])
+		c.n.Add(uint64(n))
+		if err != nil {
+			return false
+		}
+		owed -= got
+	}
+	return true
+}
+
+// closeParted closes the sides that have finished in time, and resets the
+// others.
+func (r *relay) closeParted(until time.Time) {
+	for _, s := range []*side{r.client, r.endpoint} {
+		if s.ended.Load() && s.shut.Load() && r.f.hard.Load() == nil {
 			s.drain(until)
 			_ = s.conn.Close()
 		} else {
 			abort(s.conn)
 		}
 	}
-}
-
-// partFrom delivers what is owed of one side to the other, says FIN there, and
-// reads on to the side's end; false when that does not come.
-func (r *relay) partFrom(src *side, n *atomic.Uint64, until time.Time) bool {
-	dst := r.other(src)
-	_ = src.conn.SetDeadline(until)
-	if r.f.hard.Load() != nil {
-		r.interrupt() // it came before the new deadline
-	}
-	if r.deliverOwed(dst, src, n) && !dst.shut.Load() {
-		_ = dst.closeWrite() // fails when the other side is gone, which its own direction finds out
-	}
-	_, err := io.Copy(io.Discard, onlyReader{src.conn})
-	return !isDeadline(err)
-}
-
-// deliverOwed writes what src had sent by now; false when dst does not take it.
-func (r *relay) deliverOwed(dst, src *side, n *atomic.Uint64) bool {
-	if dst.lacks.Load() {
-		return false
-	}
-	owed := len(src.ahead)
-	src.check(func(fd uintptr) bool {
-		unread, err := unix.IoctlGetInt(int(fd), unix.SIOCINQ)
-		owed += max(unread, 0)
-		return err == nil
-	})
-	c := &copier{buffers: &r.f.e.buffers}
-	c.takeBuffer()
-	defer c.putBuffer()
-	for owed > 0 {
-		got, err := src.read(c.buf[:min(owed, bufferSize)])
-		if got > 0 {
-			m, werr := dst.conn.Write(c.buf[:got])
-			n.Add(uint64(m))
-			if werr != nil {
-				return false
-			}
-		}
-		if err != nil {
-			return true // all that there is; its reset or end is read again
-		}
-		owed -= got
-	}
-	return true
 }

@@ -136,12 +136,12 @@ func (r *relay) carry(dst, src *side, n *atomic.Uint64) {
 	c := &copier{dst: dst, src: src, n: n, buffers: &r.f.e.buffers, pipes: r.f.e.pipes}
 	err := c.run()
 	switch {
+	case r.parting.Load() != nil:
+		// What it was that ended this direction is found out again.
 	case err == nil && src.wasReset():
 		r.broke(src, ErrReset)
 	case err == nil && src.broken.Load() == nil:
 		r.passEnd(dst, src)
-	case isDeadline(err) && c.writing:
-		dst.lacks.Store(true)
 	case err == nil, isDeadline(err):
 		// src broke while it was written to and all it had sent is
 		// delivered, or somebody else ended this direction.
@@ -150,6 +150,9 @@ func (r *relay) carry(dst, src *side, n *atomic.Uint64) {
 	default:
 		r.broke(src, err)
 	}
+	if until := r.parting.Load(); until != nil && r.first.Load() == nil {
+		r.partFrom(c, *until)
+	}
 }
 
 func (r *relay) passEnd(dst, src *side) {
@@ -157,11 +160,11 @@ func (r *relay) passEnd(dst, src *side) {
 		r.broke(dst, err)
 		return
 	}
+	src.ended.Store(true)
 	if r.ends.Add(1) == 2 {
 		r.interrupt()
 		return
 	}
-	src.ended.Store(true)
 	if src.broken.Load() == nil && src.raw != nil && src.await(hasError) == nil {
 		r.broke(src, src.takeError())
 	}
@@ -170,7 +173,7 @@ func (r *relay) passEnd(dst, src *side) {
 // broke ends the flow because s was reset or vanished: what s had sent before
 // may still be delivered for a second, the other direction has nowhere to go.
 func (r *relay) broke(s *side, err error) {
-	if !s.breakWith(err, vanished(err)) {
+	if r.parting.Load() != nil || !s.breakWith(err, vanished(err)) {
 		return
 	}
 	if r.first.CompareAndSwap(nil, s) {
@@ -226,7 +229,7 @@ func (r *relay) finish() *Result {
 	}
 	s := r.first.Load()
 	if until := r.parting.Load(); until != nil && s == nil {
-		r.finishParting(*until)
+		r.closeParted(*until)
 		return &Result{Cause: CauseCut, Err: r.f.cutBy()}
 	}
 	if err := r.f.cutBy(); err != nil && !(s != nil && errors.Is(err, io.EOF)) {

@@ -31,8 +31,7 @@ type side struct {
 	// waits for this side then, and its reset is found by the sweep.
 	onward atomic.Bool
 	shut   atomic.Bool // we said that we are done sending
-	ended  atomic.Bool // its end of file was passed on
-	lacks  atomic.Bool // some of what was read for it was not written
+	ended  atomic.Bool // its end of file was passed on, or came after a cut
 	// broken says that the connection did not end in order, and why. What the
 	// peer sent before stays to be delivered; then the other side is reset.
 	broken atomic.Pointer[breakage]

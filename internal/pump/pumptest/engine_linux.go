@@ -9,7 +9,7 @@ import (
 // Engine runs what has no direct equal.
 func Engine(t *testing.T, newEngine New) {
 	for _, group := range []map[string]func(*testing.T, New){
-		connecting, closingEarly, parking, prefacing, ending, accepting, carrying, vanishing, confined,
+		connecting, closingEarly, parking, prefacing, ending, parting, accepting, carrying, vanishing, confined,
 	} {
 		runGroup(t, group, newEngine)
 	}
