@@ -121,7 +121,7 @@ link is. The other commands talk to a running legate.`,
 	root.SetVersionTemplate("{{.Version}}\n")
 	root.RunE = func(_ *cobra.Command, args []string) error { return run.start(root, args) }
 	root.Flags().AddFlagSet(run.command.Flags())
-	root.AddCommand(run.command, newStatus(p), newSwap(p), newValidate(p), newDemo(p), newVersion(p))
+	root.AddCommand(run.command, newStatus(p), newSwap(p), newValidate(p), newDoctor(p), newDemo(p), newVersion(p))
 	root.SetHelpCommand(newHelp())
 	root.SetOut(p.Stdout)
 	root.SetErr(p.Stderr)

@@ -57,6 +57,16 @@ func New(host string) (*Client, error) {
 // Close closes the client's idle connections.
 func (c *Client) Close() { _ = c.api.Close() } // it cannot fail
 
+// APIVersion asks whether the engine answers, and returns the newest version of
+// its API. The error is a *spec.UserError, unless ctx ended.
+func (c *Client) APIVersion(ctx context.Context) (string, error) {
+	r, err := c.api.Ping(ctx, client.PingOptions{})
+	if err == nil {
+		return r.APIVersion, nil
+	}
+	return "", c.explain(ctx, err)
+}
+
 // Port is a port on which a container serves, as its image or its start said.
 type Port struct {
 	Protocol spec.Protocol // TCP or UDP
@@ -140,10 +150,18 @@ func (c *Client) inspect(ctx context.Context, id string) (container.InspectRespo
 	if err == nil || errdefs.IsNotFound(err) || ctx.Err() != nil {
 		return r.Container, err
 	}
-	if reason := c.unreachable(ctx); reason != nil {
-		return r.Container, reason
+	return r.Container, c.explain(ctx, err)
+}
+
+// explain says in the user's words why a question had no answer.
+func (c *Client) explain(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
 	}
-	return r.Container, spec.Errorf("see whether `docker ps` works on this host, and the engine's log",
+	if reason := c.unreachable(ctx); reason != nil {
+		return reason
+	}
+	return spec.Errorf("see whether `docker ps` works on this host, and the engine's log",
 		"the Docker engine at %s did not answer: %v", c.address, err)
 }
 

@@ -70,7 +70,7 @@ var layers = map[string]struct {
 }{
 	"cmd/legate": {[]string{"internal/cli"},
 		"main only starts the command line; what it did itself could not be tested"},
-	"internal/cli": {[]string{"internal/control", "internal/daemon", "internal/spec"},
+	"internal/cli": {[]string{"internal/control", "internal/daemon", "internal/docker", "internal/spec"},
 		"a command that reached past control would show another truth than the API, or work only in the same process"},
 	"internal/daemon": {[]string{"internal/control", "internal/docker", "internal/discover", "internal/discover/docker", "internal/endpoints", "internal/forward", "internal/pump", "internal/spec"},
 		"it puts the parts together, but does not know how it was asked to"},

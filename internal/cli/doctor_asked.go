@@ -1,0 +1,210 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"legate/internal/control"
+	"legate/internal/daemon"
+	"legate/internal/spec"
+)
+
+// asked is what the host shall be able to do.
+type asked struct {
+	links    []spec.Link
+	running  []spec.Snapshot
+	silent   []error  // of instances that do not answer
+	warnings []string // of links that cannot be used
+	none     error    // why there are no links; nil when there are, or nobody looked
+}
+
+// originPatience is longer than the first look at linked containers takes.
+const originPatience = 7 * time.Second
+
+func (d *doctorCommand) asked(c *cobra.Command, args []string) (a asked, err error) {
+	a.running, a.silent = d.instances(c.Context())
+	if len(args) == 0 {
+		a.fromEnvironment(c.Context(), d)
+		return a, nil
+	}
+	a.warnings = passedOver(d.process)
+	a.links, err = d.links.parse(c, args)
+	return a, err
+}
+
+// instances asks every running legate, or the one that --control names.
+func (d *doctorCommand) instances(ctx context.Context) (all []spec.Snapshot, silent []error) {
+	places := control.DefaultPlaces(d.process.getenv)
+	names := []string{d.control}
+	if d.control == "" {
+		names = control.Names(ctx, places)
+	}
+	for _, name := range names {
+		if name == control.Off {
+			continue
+		}
+		found, err := control.Find(ctx, name, places)
+		if err != nil && d.control != "" {
+			continue // run would make that socket
+		}
+		var s spec.Snapshot
+		if err == nil {
+			s, err = found.Snapshot(ctx)
+		}
+		if err != nil {
+			silent = append(silent, fmt.Errorf("ask legate %s: %w", name, err))
+			continue
+		}
+		all = append(all, s)
+	}
+	return all, silent
+}
+
+// fromEnvironment takes the links that legate run would take. A running legate
+// has done that already where it takes probing.
+func (a *asked) fromEnvironment(ctx context.Context, d *doctorCommand) {
+	o, err := daemon.ChooseOrigin(ctx, daemon.OriginConfig{Environ: d.process.Environ, Parse: d.links.config()})
+	if err != nil {
+		a.none = err
+		return
+	}
+	if _, static := o.(daemon.Static); !static && len(a.running) > 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, originPatience)
+	defer cancel()
+	err = o.Watch(ctx, func(links []spec.Link, warnings []string) {
+		if a.links, a.warnings = links, warnings; len(links) > 0 {
+			cancel()
+		}
+	})
+	if len(a.links) == 0 {
+		a.none = errors.Join(spec.Errorf("see whether the linked containers run and serve: docker ps", "no link was found in %v", originPatience), err)
+	}
+}
+
+// findings are what is known before anything is looked at.
+func (a asked) findings(h host) (found []finding) {
+	if a.none != nil && len(a.running) == 0 {
+		found = append(found, noLinks(h, a.none))
+	}
+	for _, w := range a.warnings {
+		found = append(found, weak("links", "", "%s", w))
+	}
+	for _, err := range a.silent {
+		found = append(found, weak("running", hintOf(err), "%v", err))
+	}
+	for _, s := range a.running {
+		found = append(found, judgeRunning(s)...)
+	}
+	return found
+}
+
+// noLinks: in a container links are what it was started for, elsewhere nobody
+// may have asked for any yet.
+func noLinks(h host, none error) finding {
+	if h.container {
+		return missing("links", hintOf(none), "%v", none)
+	}
+	return weak("links", "legate doctor 6379=192.168.1.52:6379 (what you want to run)", "no link is given, so only the host itself was looked at")
+}
+
+func hintOf(err error) string {
+	if u, ok := errors.AsType[*spec.UserError](err); ok {
+		return u.Hint
+	}
+	return ""
+}
+
+// judgeRunning says what is wrong with the links of a running legate.
+func judgeRunning(s spec.Snapshot) (found []finding) {
+	for _, l := range s.Links {
+		found = append(found, judgeLink(s.Instance, l))
+	}
+	for _, w := range s.Warnings {
+		found = append(found, weak("running "+s.Instance, "", "%s", w))
+	}
+	if len(s.Links) == 0 {
+		found = append(found, weak("running "+s.Instance, "legate status --control "+s.Instance, "it has no links"))
+	}
+	return found
+}
+
+// judgeLink says of one link of a running instance why it does not serve.
+func judgeLink(instance string, l spec.LinkStatus) finding {
+	about := fmt.Sprintf("link %s of %s", l.Name, instance)
+	look := fmt.Sprintf("legate status %s --control %s", l.Name, instance)
+	resume := fmt.Sprintf("legate resume %s --control %s", l.Name, instance)
+	switch l.State {
+	case spec.StateError:
+		return missing(about, look, "not listening on %s: %s", l.Listen, l.Error)
+	case spec.StateDown, spec.StateHolding:
+		return missing(about, look, "down: %s", whyDown(l))
+	case spec.StatePaused:
+		return weak(about, resume, "an operator paused it: new connections wait")
+	case spec.StateDrained:
+		return weak(about, resume, "an operator drained it: new clients are refused")
+	case spec.StateDegraded:
+		return weak(about, look, "degraded: %s", whyDown(l))
+	}
+	if l.Error != "" {
+		return weak(about, look, "%s", l.Error)
+	}
+	return fine(about, "%s", l.State)
+}
+
+func whyDown(l spec.LinkStatus) string {
+	var why []string
+	if l.Error != "" {
+		why = append(why, l.Error)
+	}
+	for _, e := range l.Endpoints {
+		if e.LastError != "" {
+			why = append(why, e.Address+": "+e.LastError)
+		}
+	}
+	if len(why) == 0 {
+		return "it has no endpoint that serves"
+	}
+	return strings.Join(why, "; ")
+}
+
+// untried are the links of running instances of which nobody knows whether
+// anything answers behind them: no client came yet.
+func (a asked) untried() (links []spec.Link) {
+	known := map[string]bool{}
+	for _, l := range a.links {
+		known[l.Listen.String()] = true
+	}
+	for _, s := range a.running {
+		for _, l := range s.Links {
+			if !known[l.Listen] && l.State == spec.StateUp && neverTried(l) {
+				links = append(links, asWritten(l)...)
+			}
+		}
+	}
+	return links
+}
+
+func neverTried(l spec.LinkStatus) bool {
+	return !slices.ContainsFunc(l.Endpoints, func(e spec.EndpointStatus) bool { return e.Health != spec.HealthUnknown })
+}
+
+// asWritten reads the link again. What its sources are is not for us to know:
+// one that cannot be read is left out.
+func asWritten(l spec.LinkStatus) []spec.Link {
+	links, err := spec.ParseLink(l.Listen+"="+l.Target, spec.ParseConfig{Options: spec.DefaultOptions()})
+	if err != nil {
+		return nil
+	}
+	for i := range links {
+		links[i].Name = l.Name
+	}
+	return links
+}

@@ -1,0 +1,44 @@
+package cli
+
+import (
+	"context"
+	"os"
+	"strings"
+	"time"
+
+	"legate/internal/docker"
+)
+
+const dockerPatience = 3 * time.Second
+
+// lookDocker tells whether the engine answers, where somebody wanted it to: a
+// link's own words need no engine.
+func lookDocker(ctx context.Context, p Process, h host, a asked) []finding {
+	address := p.getenv("DOCKER_HOST")
+	if address == "" {
+		if _, err := os.Stat(strings.TrimPrefix(docker.DefaultHost, "unix://")); err != nil || !h.container {
+			return nil
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, dockerPatience)
+	defer cancel()
+	client, err := docker.New(address)
+	version := ""
+	if err == nil {
+		defer client.Close()
+		version, err = client.APIVersion(ctx)
+	}
+	return []finding{judgeDocker(version, err, a.none != nil)}
+}
+
+// judgeDocker: without any other link the engine is where they would come from.
+func judgeDocker(version string, err error, needed bool) finding {
+	const about = "docker"
+	switch {
+	case err != nil && needed:
+		return missing(about, hintOf(err), "%v", err)
+	case err != nil:
+		return weak(about, hintOf(err), "%v; no link needs it", err)
+	}
+	return fine(about, "the engine answers, API %s", version)
+}

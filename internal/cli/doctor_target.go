@@ -1,0 +1,282 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"legate/internal/spec"
+)
+
+const (
+	// reachPatience is the limit for all names and servers together.
+	reachPatience = 15 * time.Second
+	reachAtOnce   = 32
+	// manyEndpoints of one target are tried; more of them would tell no more.
+	manyEndpoints = 16
+)
+
+// reached is what became of one target of one link.
+type reached struct {
+	link      spec.Link
+	target    spec.Target
+	lookup    error // why its name was not found
+	endpoints []answer
+	more      int   // endpoints that were not tried
+	secret    error // why the file with the check's password cannot be read
+}
+
+// answer is what one endpoint had to say.
+type answer struct {
+	endpoint spec.Endpoint
+	loop     string // the link that listens there; "": none
+	err      error
+	untried  bool // of UDP nobody can tell
+}
+
+// reach looks up every name and tries every endpoint as the link would.
+func reach(ctx context.Context, links []spec.Link) []reached {
+	ctx, cancel := context.WithTimeout(ctx, reachPatience)
+	defer cancel()
+	var all []reached
+	for _, l := range links {
+		for _, t := range l.Targets {
+			all = append(all, reached{link: l, target: t})
+		}
+	}
+	own := ownAddresses()
+	turns := make(chan struct{}, reachAtOnce)
+	var trying sync.WaitGroup
+	for i := range all {
+		r := &all[i]
+		r.secret = readable(r.link.Options.EffectiveCheck().PasswordFile)
+		trying.Go(func() {
+			turns <- struct{}{}
+			defer func() { <-turns }()
+			r.try(ctx, links, own)
+		})
+	}
+	trying.Wait()
+	return all
+}
+
+// readable tells why a file cannot be read; "" can.
+func readable(path string) error {
+	if path == "" {
+		return nil
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+func (r *reached) try(ctx context.Context, links []spec.Link, own []netip.Addr) {
+	var all []spec.Endpoint
+	if all, r.lookup = endpointsOf(ctx, r.target); len(all) > manyEndpoints {
+		r.more = len(all) - manyEndpoints
+		all = all[:manyEndpoints]
+	}
+	for _, e := range all {
+		a := answer{endpoint: e, loop: loopOf(e, links, own), untried: e.Protocol == spec.UDP}
+		if a.loop == "" && !a.untried {
+			a.err = tryEndpoint(ctx, r.link.Options, e)
+		}
+		r.endpoints = append(r.endpoints, a)
+	}
+}
+
+func endpointsOf(ctx context.Context, t spec.Target) ([]spec.Endpoint, error) {
+	if t.Protocol == spec.Unix {
+		return []spec.Endpoint{{Protocol: spec.Unix, Path: t.Path}}, nil
+	}
+	addr, err := netip.ParseAddr(t.Host)
+	addrs := []netip.Addr{addr}
+	if err != nil {
+		if addrs, err = net.DefaultResolver.LookupNetIP(ctx, "ip", t.Host); err != nil {
+			return nil, err
+		}
+	}
+	var all []spec.Endpoint
+	for _, a := range addrs {
+		all = append(all, spec.Endpoint{Protocol: t.Protocol, Addr: netip.AddrPortFrom(a.Unmap(), t.Port)})
+	}
+	return all, nil
+}
+
+// loopOf names the link that listens at an endpoint.
+func loopOf(e spec.Endpoint, links []spec.Link, own []netip.Addr) string {
+	for _, l := range links {
+		on := l.Listen
+		if on.Protocol != e.Protocol || on.Path != e.Path || on.Port != e.Addr.Port() {
+			continue
+		}
+		at := e.Addr.Addr()
+		here := at.IsLoopback() || at.IsUnspecified() || slices.Contains(own, at)
+		if on.Protocol == spec.Unix || on.Host == at.String() || on.Host == "" && here || on.Host == "localhost" && at.IsLoopback() {
+			return l.Name
+		}
+	}
+	return ""
+}
+
+// judgeTargets says of each link what of it answers: one that is left without
+// any endpoint does not work.
+func judgeTargets(h host, all []reached) (found []finding) {
+	works := map[string]bool{}
+	for _, r := range all {
+		for _, a := range r.endpoints {
+			if a.err == nil && a.loop == "" {
+				works[r.link.Name] = true
+			}
+		}
+	}
+	secrets := map[string]bool{}
+	for _, r := range all {
+		if r.secret != nil && !secrets[r.link.Name] {
+			secrets[r.link.Name] = true
+			found = append(found, judgeSecret(h, r))
+		}
+		found = append(found, judgeTarget(h, r, works[r.link.Name])...)
+	}
+	return found
+}
+
+func judgeSecret(h host, r reached) finding {
+	path := r.link.Options.EffectiveCheck().PasswordFile
+	mend := h.sudo("chown $(id -un) "+path) + "; chmod 400 " + path
+	if h.container {
+		mend = h.start(fmt.Sprintf("-v %[1]s:%[1]s:ro", path))
+	}
+	return missing("link "+r.link.Name, mend, "check-password-file: %v", r.secret)
+}
+
+func judgeTarget(h host, r reached, others bool) (found []finding) {
+	about := "link " + r.link.Name
+	bad := missing
+	if others {
+		bad = weak // the others serve
+	}
+	if r.lookup != nil {
+		return []finding{bad(about, h.lookup(r.target.Host), "target %s: %s", r.target, lookupText(r.lookup))}
+	}
+	for _, a := range r.endpoints {
+		what := a.endpoint.String()
+		if what != r.target.String() {
+			what = fmt.Sprintf("%s (%s)", r.target, what)
+		}
+		switch {
+		case a.loop != "":
+			found = append(found, bad(about, "name the server itself, or listen on another port", "target %s would loop: link %s listens there", what, a.loop))
+		case a.untried:
+			found = append(found, fine(about, "target %s is UDP: nobody can tell whether it answers", what))
+		case a.err != nil:
+			found = append(found, bad(about, h.mendTarget(r.link, a), "target %s: %v", what, a.err))
+		default:
+			found = append(found, fine(about, "target %s answers", what))
+		}
+	}
+	if r.more > 0 {
+		found = append(found, fine(about, "target %s has %d more endpoints, which were not tried", r.target, r.more))
+	}
+	return found
+}
+
+func lookupText(err error) string {
+	if d, ok := errors.AsType[*net.DNSError](err); ok && d.IsNotFound {
+		return "there is no such name"
+	}
+	return err.Error()
+}
+
+func (h host) lookup(name string) string {
+	if !h.container {
+		return "getent ahosts " + name + " must show addresses: see /etc/resolv.conf, or write the address itself"
+	}
+	if strings.Contains(name, ".") {
+		return "see whether the host finds it: getent ahosts " + name + "; or " + h.start("--add-host "+name+":ADDRESS")
+	}
+	return "names of containers are found on a network of both: docker network connect NETWORK CONTAINER"
+}
+
+// mendTarget says where to look, by the way in which an endpoint failed.
+func (h host) mendTarget(l spec.Link, a answer) string {
+	e := a.endpoint
+	if e.Protocol == spec.Unix {
+		return h.mendPath(e.Path, a.err)
+	}
+	at, port := e.Addr.Addr(), e.Addr.Port()
+	switch {
+	case at.IsLoopback() && h.ownNetwork:
+		return fmt.Sprintf("%s is this container itself; for a server on its host: %s and the target host.docker.internal:%d",
+			at, h.start("--add-host host.docker.internal:host-gateway"), port)
+	case errors.Is(a.err, syscall.ECONNREFUSED) && at.IsLoopback():
+		return fmt.Sprintf("start the server; this shows who listens: %s", h.sudo(fmt.Sprintf("ss -lntp 'sport = :%d'", port)))
+	case errors.Is(a.err, syscall.ECONNREFUSED):
+		return fmt.Sprintf("start the server, on that address or all; on its host: ss -lntp 'sport = :%d' (a container: docker run -p %d:%d)", port, port, port)
+	case errors.Is(a.err, os.ErrDeadlineExceeded), errors.Is(a.err, context.DeadlineExceeded), errors.Is(a.err, syscall.ETIMEDOUT):
+		return fmt.Sprintf("see whether its host is up and no firewall drops port %d: ping %s; on its host: sudo nft list ruleset", port, at)
+	case errors.Is(a.err, syscall.ENETUNREACH), errors.Is(a.err, syscall.EHOSTUNREACH):
+		return fmt.Sprintf("ip route get %s must show a way", at)
+	}
+	return fmt.Sprintf("legate why 127.0.0.1 %s --connect shows each attempt of a running legate", l.Name)
+}
+
+func (h host) mendPath(path string, err error) string {
+	switch {
+	case errors.Is(err, os.ErrPermission):
+		return "ls -l " + path + " shows who may use it; run legate as that user or group"
+	case h.container && errors.Is(err, os.ErrNotExist):
+		dir := parentOf(path)
+		return h.start("-v " + dir + ":" + dir)
+	}
+	return "start the server that makes it; this shows whether one listens: " + h.sudo("ss -xlp src "+path)
+}
+
+// glance is how long a connection is looked at that was accepted: docker-proxy
+// accepts for servers that are not up, and closes then.
+const glance = 250 * time.Millisecond
+
+var errClosesAtOnce = errors.New("it accepts, and closes at once")
+
+// tryEndpoint connects as a connection of the link would.
+func tryEndpoint(ctx context.Context, o spec.Options, e spec.Endpoint) error {
+	network, address := "tcp", e.String()
+	if e.Protocol == spec.Unix {
+		network, address = "unix", e.Path
+	}
+	dialer := net.Dialer{Timeout: o.ConnectTimeout}
+	c, err := dialer.DialContext(ctx, network, address)
+	if err != nil {
+		return withoutAddress(err)
+	}
+	defer c.Close()
+	c.SetReadDeadline(time.Now().Add(glance))
+	if _, err := c.Read(make([]byte, 1)); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		return errClosesAtOnce
+	}
+	return nil
+}
+
+// withoutAddress leaves out what the line says already.
+func withoutAddress(err error) error {
+	if o, ok := errors.AsType[*net.OpError](err); ok {
+		err = o.Err
+	}
+	if s, ok := errors.AsType[*os.SyscallError](err); ok {
+		err = s.Err
+	}
+	if n, ok := errors.AsType[net.Error](err); ok && n.Timeout() {
+		return os.ErrDeadlineExceeded
+	}
+	return err
+}
