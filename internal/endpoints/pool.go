@@ -1,14 +1,18 @@
-// Package endpoints knows the live endpoints of every target and what became
-// of the last attempts at them. Endpoints are known by identity: links that
-// reach the same one share what is known about it.
+// Package endpoints knows the live endpoints of every target, what became of
+// the last attempts at them and what checks say of them, and in which order a
+// connection is to try them. Endpoints are known by identity: links that reach
+// the same one share what is known about it.
 //
-// An endpoint that failed is tried last, and a probe (connect and close) looks
-// for its return, so that finding out costs no client anything.
+// An endpoint that failed is tried last, and a probe looks for its return, so
+// that finding out costs no client anything.
 package endpoints
 
 import (
 	"context"
 	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -17,125 +21,121 @@ import (
 	"legate/internal/spec"
 )
 
-// Config of a Pool. Dial is required.
+// Config of a Pool. Dial is required. No callback is called under a lock of the
+// pool.
 type Config struct {
 	// Dial connects to an endpoint and closes the connection, within the
 	// given time.
 	Dial func(ctx context.Context, e spec.Endpoint, timeout time.Duration) error
-	// Changed is told of every target whose endpoints, or their states,
-	// changed. It may call the pool. Nil tells nobody.
+	// Connect is Dial without closing, for Probe. Nil: Probe only dials.
+	Connect func(ctx context.Context, e spec.Endpoint) (net.Conn, error)
+	// Check asks an endpoint for its health until ctx, which has the check's
+	// time-out, ends. Nil: no view has checks, whatever it says.
+	Check func(ctx context.Context, e spec.Endpoint, c spec.Check) error
+	// Changed is told of every target whose endpoints, or what is known of
+	// them, changed; changes that come together are told once. It may call
+	// the pool. Nil tells nobody.
 	Changed func(t spec.Target)
 	// Suspect is told of every target with an endpoint that failed or closed
 	// early. Nil tells nobody.
 	Suspect func(t spec.Target)
+	// Room is told of every target with an endpoint that has room again, after
+	// List.First found none. Nil tells nobody.
+	Room func(t spec.Target)
 	// Ours tells whether an error is a lack of something on our own side,
 	// which says nothing about the endpoint. Nil: no error is.
 	Ours func(error) bool
+	// Host is the name of this host, as sources call it; "": not known.
+	Host string
+	// Local tells whether an address is this host's: endpoints of no named
+	// host are near where it is. Nil: loopback addresses are.
+	Local func(netip.Addr) bool
+	// Rand returns numbers in [0, 1) for jitter; nil: random ones.
+	Rand func() float64
 	// Log hears of state changes; nil discards.
 	Log *slog.Logger
 }
 
-// State of an endpoint.
-type State uint8
-
-// The states: nothing is known before the first attempt.
-const (
-	Unknown State = iota
-	Serving
-	Failing
-)
-
-// Attention says how closely a target's endpoints are watched.
-type Attention uint8
-
-// The degrees of attention, each including the one before.
-const (
-	Idle   Attention = iota // failing endpoints are probed once a second
-	Down                    // unknown ones, too
-	Urgent                  // both every 100 ms, since somebody waits
-	Check                   // all of them, once a second
-)
-
-// Probes of this pool.
-const (
-	probeTimeout  = time.Second
-	probeInterval = time.Second
-	probeUrgent   = 100 * time.Millisecond
-	// udpPenalty is how long a UDP endpoint that refused is tried last: there
-	// is no connect that could tell of its return.
-	udpPenalty = 5 * time.Second
-)
-
 // Pool is the set of live endpoints. Its methods may be called from any
 // goroutine.
 type Pool struct {
-	cfg     Config
-	ctx     context.Context
-	stop    context.CancelFunc
-	wg      sync.WaitGroup // probes
-	start   time.Time
-	version atomic.Uint64 // of all that a List is made from; written under mu
+	cfg   Config
+	ctx   context.Context
+	stop  context.CancelFunc
+	wg    sync.WaitGroup // the scheduler, the teller, and attempts
+	start time.Time      // of the pool's clock
+	names atomic.Uint64  // counts the targets that came and went; written under mu
+	due   chan struct{}  // wakes the scheduler
+	said  chan struct{}  // wakes the teller
 
 	mu        sync.Mutex // guards the following
 	targets   map[spec.Target]*target
-	endpoints map[spec.Endpoint]*endpoint
+	endpoints map[spec.Endpoint]*Live
+	former    map[spec.Endpoint]*Live // of no target, with connections that go on
+	sweepAt   int                     // so many former ones are looked through
+	watches   map[any]*watch
+	checks    map[spec.Check]*spec.Check // of the watches: each is kept once
+	drained   map[string]time.Time
+	tasks     tasks
+	running   int       // attempts under way
+	news      []*target // of which the teller has to tell
+	mark      uint64    // the last one that was given to a Live
 }
 
+// target is one that somebody named, with its answer.
 type target struct {
+	spec.Target
 	answer   spec.Answer
-	watchers map[any]Attention
-}
-
-type endpoint struct {
-	spec.Endpoint
-	ctx     context.Context // ends with the pool, or when no target has it any more
-	forget  context.CancelFunc
-	targets []spec.Target // that have it now; replaced, never edited
-	state   State
-	lastErr error
-	tried   time.Time
-	doubted bool // to be probed once, whatever its state
-	probing bool
-	poke    chan struct{} // wakes the probe, which looks at everything anew
-
-	// The following need no lock: with every connection somebody says that
-	// what is known to serve does so.
-	settled atomic.Bool  // one more success changes nothing but served
-	served  atomic.Int64 // when it last did, in nanoseconds since the pool's start; 0 is never
-}
-
-// Candidate is an endpoint that may serve, with what is known of it.
-type Candidate struct {
-	spec.Member
-	From    spec.Target // the target it belongs to
-	State   State
-	LastErr error     // of the last failed attempt
-	Tried   time.Time // the last attempt; zero for none
-	Weak    bool      // none of the targets has it in more than a weak answer
-
-	known *endpoint
+	watchers []*watch
+	checks   []*spec.Check // that the watchers want
+	news     news
+	version  atomic.Uint64 // of all that a List is made from
 }
 
 // New returns an empty pool.
 func New(cfg Config) *Pool {
+	fill(&cfg)
+	p := &Pool{
+		cfg: cfg,
+		// A moment of zero is never.
+		start: time.Now().Add(-time.Second),
+		due:   make(chan struct{}, 1), said: make(chan struct{}, 1),
+		targets: map[spec.Target]*target{}, endpoints: map[spec.Endpoint]*Live{}, former: map[spec.Endpoint]*Live{},
+		watches: map[any]*watch{}, checks: map[spec.Check]*spec.Check{},
+	}
+	p.ctx, p.stop = context.WithCancel(context.Background())
+	p.wg.Go(p.schedule)
+	p.wg.Go(p.tell)
+	return p
+}
+
+func fill(cfg *Config) {
+	nobody := func(spec.Target) {}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	if cfg.Changed == nil {
-		cfg.Changed = func(spec.Target) {}
+		cfg.Changed = nobody
+	}
+	if cfg.Suspect == nil {
+		cfg.Suspect = nobody
+	}
+	if cfg.Room == nil {
+		cfg.Room = nobody
 	}
 	if cfg.Ours == nil {
 		cfg.Ours = func(error) bool { return false }
 	}
-	if cfg.Suspect == nil {
-		cfg.Suspect = func(spec.Target) {}
+	if cfg.Local == nil {
+		cfg.Local = netip.Addr.IsLoopback
 	}
-	p := &Pool{cfg: cfg, start: time.Now(), targets: map[spec.Target]*target{}, endpoints: map[spec.Endpoint]*endpoint{}}
-	p.ctx, p.stop = context.WithCancel(context.Background())
-	return p
+	if cfg.Rand == nil {
+		cfg.Rand = rand.Float64
+	}
 }
 
-// Close stops the probes and returns when none runs any more.
+// Close stops the checks and probes and returns when none runs any more and
+// nobody is told of anything.
 func (p *Pool) Close() {
 	p.mu.Lock()
 	p.stop()
@@ -146,17 +146,20 @@ func (p *Pool) Close() {
 // Set makes a the answer for t. Endpoints that stay keep their state.
 func (p *Pool) Set(t spec.Target, a spec.Answer) {
 	p.mu.Lock()
-	p.version.Add(1)
 	tg := p.target(t)
-	for _, m := range tg.answer.Endpoints {
-		if !slices.ContainsFunc(a.Endpoints, func(n spec.Member) bool { return n.Endpoint == m.Endpoint }) {
-			p.leave(t, m.Endpoint)
+	was := tg.answer
+	tg.answer = a
+	late := !was.At.IsZero() || len(was.Endpoints) > 0
+	p.mark++
+	for i := range a.Endpoints {
+		p.join(tg, a.Endpoints[i].Endpoint, late)
+	}
+	for i := range was.Endpoints {
+		if e := p.endpoints[was.Endpoints[i].Endpoint]; e != nil && e.mark != p.mark {
+			p.leave(tg, e)
 		}
 	}
-	tg.answer = a
-	for _, m := range a.Endpoints {
-		p.join(t, m.Endpoint)
-	}
+	tg.version.Add(1)
 	p.mu.Unlock()
 	p.cfg.Changed(t)
 }
@@ -165,15 +168,21 @@ func (p *Pool) Set(t spec.Target, a spec.Answer) {
 func (p *Pool) Keep(targets []spec.Target) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.version.Add(1)
+	keep := make(map[spec.Target]bool, len(targets))
+	for _, t := range targets {
+		keep[t] = true
+	}
 	for t, tg := range p.targets {
-		if slices.Contains(targets, t) {
+		if keep[t] {
 			continue
 		}
-		for _, m := range tg.answer.Endpoints {
-			p.leave(t, m.Endpoint)
+		for i := range tg.answer.Endpoints {
+			if e := p.endpoints[tg.answer.Endpoints[i].Endpoint]; e != nil {
+				p.leave(tg, e)
+			}
 		}
 		delete(p.targets, t)
+		p.names.Add(1)
 	}
 }
 
@@ -187,157 +196,133 @@ func (p *Pool) Answer(t spec.Target) spec.Answer {
 	return spec.Answer{}
 }
 
-// Watch sets how closely owner wants the targets watched.
-func (p *Pool) Watch(owner any, targets []spec.Target, a Attention) {
+// Drain makes the set, by Endpoint.String and with the time of the wish, the
+// endpoints that take no new connections. The map is the pool's from then on.
+func (p *Pool) Drain(set map[string]time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, t := range targets {
-		tg := p.target(t)
-		if a == Idle {
-			delete(tg.watchers, owner)
-		} else {
-			tg.watchers[owner] = a
-		}
-		for _, m := range tg.answer.Endpoints {
-			p.attend(p.endpoints[m.Endpoint])
+	p.drained = set
+	for _, e := range p.endpoints {
+		if is := p.isDrained(e); is != e.drained {
+			e.drained = is
+			p.changed(e)
 		}
 	}
+}
+
+func (p *Pool) isDrained(e *Live) bool {
+	if len(p.drained) == 0 {
+		return false
+	}
+	_, is := p.drained[e.String()]
+	return is
 }
 
 func (p *Pool) target(t spec.Target) *target {
 	tg := p.targets[t]
 	if tg == nil {
-		tg = &target{watchers: map[any]Attention{}}
+		tg = &target{Target: t}
 		p.targets[t] = tg
+		p.names.Add(1)
+		for _, w := range p.watches {
+			if slices.Contains(w.targets, t) {
+				tg.watchers = append(tg.watchers, w)
+			}
+		}
+		tg.checks = tg.wanted()
 	}
 	return tg
 }
 
-func (p *Pool) join(t spec.Target, e spec.Endpoint) {
-	ep := p.endpoints[e]
-	if ep == nil {
-		ep = &endpoint{Endpoint: e, poke: make(chan struct{}, 1)}
-		ep.ctx, ep.forget = context.WithCancel(p.ctx)
-		p.endpoints[e] = ep
-	}
-	if !slices.Contains(ep.targets, t) {
-		ep.targets = append(slices.Clip(ep.targets), t)
-	}
-	p.attend(ep)
-}
-
-func (p *Pool) leave(t spec.Target, e spec.Endpoint) {
-	ep := p.endpoints[e]
-	if ep == nil {
-		return
-	}
-	ep.targets = slices.DeleteFunc(slices.Clone(ep.targets), func(has spec.Target) bool { return has == t })
-	if len(ep.targets) == 0 {
-		delete(p.endpoints, e)
-		ep.settled.Store(false) // what returns is another
-		ep.forget()
-	}
-	ep.wake()
-}
-
-// Served is Report of a success at the given time, for every connection: of an
-// endpoint that is known to serve it costs next to nothing.
-func (p *Pool) Served(c *Candidate, at time.Time) {
-	if c.known == nil || !c.known.settled.Load() {
-		p.Report(c.Endpoint, nil)
-		return
-	}
-	c.known.served.Store(int64(at.Sub(p.start)))
-}
-
-// Report says what became of an attempt at e; nil means that it connected.
-func (p *Pool) Report(e spec.Endpoint, err error) {
-	p.mu.Lock()
-	ep := p.endpoints[e]
-	if ep == nil {
-		p.mu.Unlock()
-		return
-	}
-	changed, targets := p.record(ep, err), ep.targets
-	p.mu.Unlock()
-	p.tell(targets, changed, err)
-}
-
-// Suspect says that e gave reason to ask its sources again, though no attempt
-// failed.
-func (p *Pool) Suspect(e spec.Endpoint) {
-	p.mu.Lock()
-	ep := p.endpoints[e]
-	if ep == nil {
-		p.mu.Unlock()
-		return
-	}
-	targets := ep.targets
-	p.mu.Unlock()
-	for _, t := range targets {
-		p.cfg.Suspect(t)
-	}
-}
-
-// Doubt has e probed once, now: an attempt at it took so long that another
-// endpoint was quicker.
-func (p *Pool) Doubt(e spec.Endpoint) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if ep := p.endpoints[e]; ep != nil && ep.state != Failing {
-		ep.doubted = true
-		ep.settled.Store(false)
-		p.attend(ep)
-	}
-}
-
-// record notes the outcome and tells whether the state that others see
-// changed: a UDP endpoint whose penalty is over fails anew.
-func (p *Pool) record(ep *endpoint, err error) bool {
-	ep.doubted = false
-	defer func() { ep.settled.Store(ep.state == Serving && len(ep.targets) > 0) }()
-	if err != nil && p.cfg.Ours(err) {
-		return false
-	}
-	was, seen := ep.state, ep.stateNow()
-	ep.tried = time.Now()
-	ep.state = Serving
-	if err != nil {
-		ep.state, ep.lastErr = Failing, err
-	}
-	if err != nil || was != ep.state { // failing ones are ordered by their last attempt
-		p.version.Add(1)
-	}
-	if was != ep.state {
-		p.logState(ep, was)
-		p.attend(ep)
-	}
-	return seen != ep.state
-}
-
-func (p *Pool) logState(ep *endpoint, was State) {
-	switch {
-	case ep.state == Failing:
-		p.cfg.Log.Info("endpoint fails", "endpoint", ep, "error", ep.lastErr)
-	case was == Failing:
-		p.cfg.Log.Info("endpoint serves again", "endpoint", ep)
-	}
-}
-
-func (p *Pool) tell(targets []spec.Target, changed bool, err error) {
-	for _, t := range targets {
-		if err != nil {
-			p.cfg.Suspect(t)
-		}
-		if changed {
-			p.cfg.Changed(t)
+// join makes e one of the target's. Late ones, which come to others that serve
+// already, start slowly.
+func (p *Pool) join(tg *target, id spec.Endpoint, late bool) {
+	e := p.endpoints[id]
+	if e == nil {
+		e = p.enliven(id)
+		if late {
+			e.risen = p.now()
 		}
 	}
+	e.mark = p.mark
+	if !slices.Contains(e.targets, tg) {
+		e.targets = append(e.targets, tg)
+		p.settle(e)
+	}
 }
 
-func (e *endpoint) wake() {
-	select {
-	case e.poke <- struct{}{}:
-	default:
+// enliven returns a Live of which nothing is known but the connections that a
+// former life left.
+func (p *Pool) enliven(id spec.Endpoint) *Live {
+	e := p.former[id]
+	if e == nil {
+		e = &Live{Endpoint: id, pool: p}
+		e.probe = task{live: e}
+	}
+	delete(p.former, id)
+	e.known = known{life: e.life + 1}
+	e.drained = p.isDrained(e)
+	p.endpoints[id] = e
+	return e
+}
+
+func (p *Pool) leave(tg *target, e *Live) {
+	e.targets = slices.DeleteFunc(e.targets, func(has *target) bool { return has == tg })
+	p.settle(e)
+	if len(e.targets) > 0 {
+		return
+	}
+	delete(p.endpoints, e.Endpoint)
+	e.life++ // what is under way says nothing about another life
+	e.settled.Store(false)
+	e.against.Store(false)
+	p.drop(&e.probe)
+	if e.load.Load() > 0 {
+		p.former[e.Endpoint] = e
+		p.sweep()
+	}
+}
+
+// sweep forgets former endpoints whose connections are gone.
+func (p *Pool) sweep() {
+	if len(p.former) <= p.sweepAt {
+		return
+	}
+	for id, e := range p.former {
+		if e.load.Load() <= 0 {
+			delete(p.former, id)
+		}
+	}
+	p.sweepAt = max(2*len(p.former), 64)
+}
+
+func (p *Pool) now() time.Duration { return time.Since(p.start) }
+
+// at is the time of a moment; the zero Time for never.
+func (p *Pool) at(moment time.Duration) time.Time {
+	if moment == 0 {
+		return time.Time{}
+	}
+	return p.start.Add(moment)
+}
+
+// changed says that lists with e are out of date, to everybody.
+func (p *Pool) changed(e *Live) {
+	for _, tg := range e.targets {
+		tg.version.Add(1)
+		p.note(tg, newsChanged)
+	}
+}
+
+// outdate says so only to those who look.
+func (p *Pool) outdate(e *Live) {
+	for _, tg := range e.targets {
+		tg.version.Add(1)
+	}
+}
+
+func (p *Pool) suspect(e *Live) {
+	for _, tg := range e.targets {
+		p.note(tg, newsSuspect)
 	}
 }

@@ -1,95 +1,146 @@
 package endpoints
 
 import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
 	"time"
 
 	"legate/internal/spec"
 )
 
-// attend starts a probe where one is called for, or wakes the running one to
-// look at its interval anew.
-func (p *Pool) attend(ep *endpoint) {
-	if ep.probing {
-		ep.wake()
-		return
+const (
+	// probeHeld is how long Probe holds a connection open to notice a server
+	// that closes at once, as one behind a published port does that is not up.
+	probeHeld = 250 * time.Millisecond
+	// maxProbing endpoints are asked at once by one Probe.
+	maxProbing = 64
+	// provenFor is how long what Probe found out is kept for a link that is
+	// about to want it.
+	provenFor = 10 * time.Second
+)
+
+// Probe asks every endpoint of the view now whether it serves: with the view's
+// check, or by a connection that it must not close at once. It returns nil as
+// soon as one does, else an error that says of each why not. UDP endpoints are
+// taken at their source's word. No link has to have the targets.
+func (p *Pool) Probe(ctx context.Context, v View) error {
+	es, err := p.probed(&v)
+	if err != nil || len(es) == 0 || es[0].Protocol == spec.UDP {
+		return err
 	}
-	if p.interval(ep) == 0 || ep.ctx.Err() != nil {
-		return
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	why := make([]error, len(es))
+	good := make(chan struct{})
+	var once sync.Once
+	var asking sync.WaitGroup
+	free := make(chan struct{}, maxProbing)
+	for i, e := range es {
+		asking.Go(func() {
+			free <- struct{}{}
+			defer func() { <-free }()
+			if why[i] = p.probeOne(ctx, e, &v); why[i] == nil {
+				once.Do(func() { close(good); cancel() })
+			}
+		})
 	}
-	ep.probing = true
-	last := p.tried(ep) // zero when nothing is known: the first attempt does not wait
-	p.wg.Go(func() { p.probe(ep, last) })
+	asking.Wait()
+	select {
+	case <-good:
+		return nil
+	default:
+	}
+	return notServing(es, why)
 }
 
-// interval returns how often ep is to be probed now; 0 is never.
-func (p *Pool) interval(ep *endpoint) time.Duration {
-	if ep.Protocol == spec.UDP {
-		return 0
+// probed returns the endpoints of the view that may be tried.
+func (p *Pool) probed(v *View) ([]spec.Endpoint, error) {
+	l := p.List(v, nil)
+	var es []spec.Endpoint
+	for i := range l.All {
+		if l.All[i].Health != spec.HealthDrained {
+			es = append(es, l.All[i].Endpoint)
+		}
 	}
-	urgent, down, check := p.attention(ep)
 	switch {
-	case ep.doubted:
-		return 1 // at once
-	case ep.state == Serving && !check, ep.state == Unknown && !down && !check:
-		return 0
-	case urgent && ep.state != Serving:
-		return probeUrgent
+	case len(es) > 0:
+		return es, nil
+	case len(l.All) > 0:
+		return nil, fmt.Errorf("%s is drained", l.All[0].Endpoint)
 	}
-	return probeInterval
+	for _, t := range v.Targets {
+		if a := p.Answer(t); a.Err != nil {
+			return nil, fmt.Errorf("%s has no endpoint: %w", t, a.Err)
+		}
+	}
+	return nil, errors.New("the target has no endpoint")
 }
 
-func (p *Pool) attention(ep *endpoint) (urgent, down, check bool) {
-	for _, t := range ep.targets {
-		for _, a := range p.targets[t].watchers {
-			urgent = urgent || a == Urgent
-			down = down || a == Down || a == Urgent
-			check = check || a == Check
-		}
+func notServing(es []spec.Endpoint, why []error) error {
+	text := make([]string, len(es))
+	for i, e := range es {
+		text[i] = fmt.Sprintf("%s: %v", e, why[i])
 	}
-	return urgent, down, check
+	return errors.New(strings.Join(text, "; "))
 }
 
-// probe tries one endpoint, last tried at the given time, until no probing is
-// called for.
-func (p *Pool) probe(ep *endpoint, last time.Time) {
-	for p.waitTurn(ep, last) {
-		last = time.Now()
-		err := p.cfg.Dial(ep.ctx, ep.Endpoint, probeTimeout)
-		p.mu.Lock()
-		if ep.ctx.Err() != nil { // it left meanwhile: err says nothing about it
-			p.mu.Unlock()
-			return
+// probeOne asks one endpoint, and has the pool know the outcome.
+func (p *Pool) probeOne(ctx context.Context, e spec.Endpoint, v *View) error {
+	if p.cfg.Check != nil && v.Check.Active() {
+		limit, cancel := context.WithTimeout(ctx, v.Check.Timeout)
+		defer cancel()
+		err := p.cfg.Check(limit, e, v.Check)
+		if ctx.Err() == nil {
+			p.prove(e, v.Check, err)
 		}
-		changed, targets := p.record(ep, err), ep.targets
-		p.mu.Unlock()
-		p.tell(targets, changed, err)
+		return err
 	}
+	err := p.reach(ctx, e)
+	if ctx.Err() == nil && !errors.Is(err, errClosedEarly) {
+		p.Report(e, err)
+	}
+	return err
 }
 
-// waitTurn returns true when the next attempt is due and false when none is
-// wanted any more; the probe has then ended.
-func (p *Pool) waitTurn(ep *endpoint, last time.Time) bool {
-	for {
-		p.mu.Lock()
-		every := p.interval(ep)
-		if every == 0 || ep.ctx.Err() != nil {
-			ep.probing = false
-			p.mu.Unlock()
-			return false
-		}
-		p.mu.Unlock()
-		left := time.Until(last.Add(every))
-		if left <= 0 {
-			return true
-		}
-		timer := time.NewTimer(left)
-		// Whichever it is, look again: an endpoint that was reported to serve at
-		// the moment of its turn must not be probed.
-		select {
-		case <-timer.C:
-		case <-ep.poke:
-		case <-ep.ctx.Done():
-		}
-		timer.Stop()
+var errClosedEarly = errors.New("accepts connections and closes them at once")
+
+// reach connects, and sees whether the connection lasts.
+func (p *Pool) reach(ctx context.Context, e spec.Endpoint) error {
+	if p.cfg.Connect == nil {
+		return p.cfg.Dial(ctx, e, probeTimeout)
 	}
+	limit, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	c, err := p.cfg.Connect(limit, e)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if err := c.SetReadDeadline(time.Now().Add(probeHeld)); err != nil {
+		return err
+	}
+	stop := context.AfterFunc(ctx, func() { c.Close() })
+	defer stop()
+	if _, err := c.Read(make([]byte, 1)); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		return fmt.Errorf("%w: %w", errClosedEarly, err)
+	}
+	return nil
+}
+
+// prove keeps what a check found out.
+func (p *Pool) prove(id spec.Endpoint, c spec.Check, err error) {
+	p.with(id, func(e *Live) {
+		check := p.intern(c)
+		a := e.askedWith(check)
+		if a == nil {
+			a = newAsked(e, check)
+			e.asked = append(e.asked, a)
+		}
+		a.proven = p.now() + provenFor
+		p.judge(a, err)
+	})
 }

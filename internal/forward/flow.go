@@ -5,7 +5,6 @@ import (
 	"net/netip"
 	"time"
 
-	"legate/internal/endpoints"
 	"legate/internal/pump"
 	"legate/internal/spec"
 )
@@ -223,7 +222,7 @@ func (l *link) Done(p *pump.Flow, r pump.Result) {
 	l.dropPass(f)
 	l.flows.remove(f)
 	if l.closed && len(l.flows.live) == 0 {
-		l.fw.cfg.Pool.Watch(l, l.spec.Targets, endpoints.Idle)
+		l.fw.cfg.Pool.Forget(l)
 		l.tellAll()
 	}
 	l.mu.Unlock()

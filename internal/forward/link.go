@@ -21,7 +21,8 @@ type link struct {
 
 	mu         sync.Mutex // guards the following
 	spec       spec.Link
-	generation uint64 // of the targets; 1 is the first
+	view       endpoints.View // of spec
+	generation uint64         // of the targets; 1 is the first
 	acceptors  []pump.Acceptor
 	list       *endpoints.List // the last that was asked for; nil after a change of targets
 	turn       uint64          // round robin
@@ -42,7 +43,20 @@ type link struct {
 }
 
 func newLink(fw *Forwarder, s spec.Link) *link {
-	return &link{fw: fw, listen: s.Listen, spec: s, generation: 1, stats: newStats()}
+	return &link{fw: fw, listen: s.Listen, spec: s, view: viewOf(s), generation: 1, stats: newStats()}
+}
+
+func viewOf(s spec.Link) endpoints.View {
+	o := &s.Options
+	return endpoints.View{
+		Targets:      s.Targets,
+		Check:        o.EffectiveCheck(),
+		Balance:      o.Balance,
+		Near:         o.Near,
+		SlowStart:    o.SlowStart,
+		AllUnhealthy: o.AllUnhealthy,
+		Limit:        o.EndpointConnections,
+	}
 }
 
 // open makes the listening sockets and serves them.
@@ -90,7 +104,7 @@ func (l *link) close() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(l.flows.live) == 0 {
-		l.fw.cfg.Pool.Watch(l, l.spec.Targets, endpoints.Idle)
+		l.fw.cfg.Pool.Forget(l)
 	}
 }
 
@@ -105,14 +119,12 @@ func (l *link) linkSpec() spec.Link {
 func (l *link) set(s spec.Link) {
 	l.mu.Lock()
 	if !slices.Equal(l.spec.Targets, s.Targets) {
-		l.fw.cfg.Pool.Watch(l, l.spec.Targets, endpoints.Idle)
-		l.attention = endpoints.Idle
 		l.generation++
-		l.list = nil
 		// What is known of the old target says nothing about the new one.
 		l.downSince = time.Time{}
 	}
-	l.spec = s
+	l.spec, l.view, l.list = s, viewOf(s), nil
+	l.fw.cfg.Pool.Watch(l, l.view, l.attention)
 	l.attend()
 	l.mu.Unlock()
 	l.reconsider()
@@ -129,11 +141,12 @@ func (l *link) leadsTo(t spec.Target) bool {
 func (l *link) reconsider() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	list := l.candidates().All
+	candidates := l.candidates()
+	list := candidates.All
 	switch {
-	case hasState(list, endpoints.Serving):
+	case candidates.Has(endpoints.Serving):
 		l.goUp()
-	case hasState(list, endpoints.Unknown), len(list) == 0 && !l.answered():
+	case candidates.Has(endpoints.Unknown), len(list) == 0 && !l.answered():
 		// Nothing is known: the next connection, or a probe, finds out.
 	default:
 		l.goDown(time.Now())
@@ -145,12 +158,8 @@ func (l *link) reconsider() {
 	l.release()
 }
 
-func hasState(list []endpoints.Candidate, s endpoints.State) bool {
-	return slices.ContainsFunc(list, func(c endpoints.Candidate) bool { return c.State == s })
-}
-
 // serves tells whether the last attempt at some endpoint succeeded.
-func (l *link) serves() bool { return hasState(l.candidates().All, endpoints.Serving) }
+func (l *link) serves() bool { return l.candidates().Has(endpoints.Serving) }
 
 // answered tells whether every source has said something.
 func (l *link) answered() bool {
@@ -161,7 +170,7 @@ func (l *link) answered() bool {
 }
 
 func (l *link) candidates() *endpoints.List {
-	l.list = l.fw.cfg.Pool.List(l.spec.Targets, l.list)
+	l.list = l.fw.cfg.Pool.List(&l.view, l.list)
 	return l.list
 }
 
@@ -209,7 +218,7 @@ func (l *link) attend() {
 	}
 	if a != l.attention {
 		l.attention = a
-		l.fw.cfg.Pool.Watch(l, l.spec.Targets, a)
+		l.fw.cfg.Pool.Watch(l, l.view, a)
 	}
 	l.refuse(refuse && !l.downSince.IsZero())
 }

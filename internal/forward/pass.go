@@ -81,13 +81,24 @@ func (l *link) makePass(f *flow) {
 	o := &l.spec.Options
 	ps := f.pass
 	*ps = pass{
-		candidates: l.candidates().Turn(f.turn, ps.candidates[:0]),
+		candidates: l.order(f, ps.candidates[:0]),
 		legs:       ps.legs[:0],
 		timeout:    o.ConnectTimeout,
 		settle:     o.Settle,
 		starting:   f.starting,
 	}
 	f.generation = l.generation
+}
+
+// order appends the candidates of the flow's turn, best first.
+func (l *link) order(f *flow, buf []*endpoints.Candidate) []*endpoints.Candidate {
+	k := endpoints.Key{Turn: f.turn}
+	list := l.candidates()
+	first, _ := list.First(k)
+	if first == nil {
+		return buf
+	}
+	return list.Rest(k, first, append(buf, first))
 }
 
 // dropPass needs mu.

@@ -110,7 +110,7 @@ func describe(s spec.Link) spec.LinkStatus {
 func (l *link) status() spec.LinkStatus {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	list := l.fw.cfg.Pool.List(l.spec.Targets, nil).All
+	list := l.fw.cfg.Pool.List(&l.view, nil).All
 	s := describe(l.spec)
 	s.State = l.state(list)
 	if !l.downSince.IsZero() {
@@ -144,7 +144,7 @@ func (l *link) state(list []endpoints.Candidate) spec.LinkState {
 		return spec.StateHolding
 	case !l.downSince.IsZero():
 		return spec.StateDown
-	case hasState(list, endpoints.Failing):
+	case slices.ContainsFunc(list, func(c endpoints.Candidate) bool { return c.State == endpoints.Failing }):
 		return spec.StateDegraded
 	}
 	return spec.StateUp
@@ -196,7 +196,7 @@ func (l *link) endpointStatus(c endpoints.Candidate) spec.EndpointStatus {
 	s := spec.EndpointStatus{
 		Address:   c.Endpoint.String(),
 		From:      c.From.String(),
-		Health:    health(c),
+		Health:    c.Health,
 		LastTried: optional(c.Tried),
 		Failed:    map[string]int64{},
 	}
@@ -213,18 +213,6 @@ func (l *link) endpointStatus(c endpoints.Candidate) spec.EndpointStatus {
 	bytes := sum(es.ended, es.live)
 	s.Current, s.Total, s.BytesIn, s.BytesOut = es.current, es.total, bytes.In, bytes.Out
 	return s
-}
-
-func health(c endpoints.Candidate) spec.Health {
-	switch {
-	case c.State == endpoints.Failing:
-		return spec.HealthEjected
-	case c.Weak:
-		return spec.HealthWeak
-	case c.State == endpoints.Unknown:
-		return spec.HealthUnknown
-	}
-	return spec.HealthOK
 }
 
 func optional(t time.Time) *time.Time {

@@ -1,0 +1,143 @@
+package endpoints
+
+import (
+	"slices"
+	"time"
+
+	"legate/internal/spec"
+)
+
+// asked is an endpoint with one of its checks, for all links that have that
+// check. The pool's mutex guards it.
+type asked struct {
+	task
+	check   *spec.Check
+	verdict verdict
+	row     int           // results in a row that contradict the verdict
+	next    time.Duration // when the check is due
+	at      time.Duration // when the last one ended; 0: none did
+	since   time.Duration // of the verdict
+	risen   time.Duration // since when it is healthy after it was not; 0: it always was
+	proven  time.Duration // found out by Probe, to be kept until then though nobody wants it
+	err     error         // of the last that failed
+}
+
+type verdict uint8
+
+const (
+	unasked verdict = iota
+	healthy
+	unhealthy
+)
+
+// settle makes the checks of e those that its targets want.
+func (p *Pool) settle(e *Live) {
+	if e.Protocol != spec.UDP {
+		for _, tg := range e.targets {
+			for _, c := range tg.checks {
+				if e.askedWith(c) == nil {
+					e.asked = append(e.asked, newAsked(e, c))
+				}
+			}
+		}
+	}
+	e.asked = slices.DeleteFunc(e.asked, func(a *asked) bool {
+		switch {
+		case e.wants(a.check):
+			a.next = max(a.next, 1) // at once, if a link has it for the first time
+			return false
+		case len(e.targets) > 0 && p.now() < a.proven:
+			a.next = 0
+			return false
+		}
+		p.drop(&a.task)
+		return true
+	})
+	p.plan(e)
+}
+
+func newAsked(e *Live, c *spec.Check) *asked {
+	a := &asked{check: c}
+	a.task = task{live: e, asked: a}
+	return a
+}
+
+func (e *Live) askedWith(c *spec.Check) *asked {
+	for _, a := range e.asked {
+		if a.check == c {
+			return a
+		}
+	}
+	return nil
+}
+
+func (e *Live) wants(c *spec.Check) bool {
+	return slices.ContainsFunc(e.targets, func(tg *target) bool { return slices.Contains(tg.checks, c) })
+}
+
+// begin sets when the check after this one is due: after a random part of the
+// interval when this is the first one, so that those which began together
+// spread.
+func (a *asked) begin(p *Pool) {
+	wait := p.jitter(a.check.Interval)
+	if a.at == 0 {
+		wait = time.Duration(float64(a.check.Interval) * p.cfg.Rand())
+	}
+	a.next = p.now() + max(wait, 1)
+}
+
+// judge notes the outcome of a check.
+func (p *Pool) judge(a *asked, err error) {
+	e := a.live
+	doubted := e.doubted
+	e.doubted = false
+	if err == nil || !p.cfg.Ours(err) {
+		p.weigh(a, err)
+		p.learn(e, err, doubted)
+	}
+	p.plan(e)
+}
+
+// weigh changes the verdict when enough was seen.
+func (p *Pool) weigh(a *asked, err error) {
+	first := a.at == 0
+	a.at = p.now()
+	found, enough := healthy, a.check.Rise
+	if err != nil {
+		a.err = err
+		found, enough = unhealthy, a.check.Fall
+	}
+	if found == a.verdict {
+		a.row = 0
+		return
+	}
+	if a.row++; !first && a.row < enough {
+		return
+	}
+	e := a.live
+	if found == healthy && a.verdict == unhealthy {
+		a.risen = a.at
+	}
+	was := a.verdict
+	a.verdict, a.row, a.since = found, 0, a.at
+	switch {
+	case found == unhealthy:
+		p.suspect(e)
+		p.cfg.Log.Info("endpoint is unhealthy", "endpoint", e.Endpoint, "check", string(a.check.Kind), "error", err)
+	case was == unhealthy:
+		p.cfg.Log.Info("endpoint is healthy again", "endpoint", e.Endpoint, "check", string(a.check.Kind))
+	}
+	p.changed(e)
+}
+
+// learn takes the outcome of a check for that of an attempt where one is due.
+func (p *Pool) learn(e *Live, err error, doubted bool) {
+	_, down, _ := e.attention()
+	if err != nil && down {
+		p.suspect(e) // its source may know where it is by now
+	}
+	ends := e.ejection == unreached && (down || p.now() >= e.until)
+	if ends || doubted || err == nil && e.state == Unknown {
+		p.record(e, err)
+	}
+}

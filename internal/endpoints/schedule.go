@@ -1,0 +1,255 @@
+package endpoints
+
+import (
+	"container/heap"
+	"context"
+	"time"
+
+	"legate/internal/spec"
+)
+
+// Probes and checks of this pool.
+const (
+	probeTimeout  = time.Second
+	probeInterval = time.Second
+	probeUrgent   = 100 * time.Millisecond
+	// maxRunning attempts are under way at once: enough that a hundred silent
+	// endpoints delay nobody, and few enough for the descriptors of a small
+	// container.
+	maxRunning = 256
+)
+
+// task is something to do for an endpoint at its time. It is in the schedule,
+// or under way, or neither; a goroutine or timer of its own would make an idle
+// endpoint dear.
+type task struct {
+	live   *Live
+	asked  *asked // the check to run; nil: a probe, or the end of an ejection
+	at     time.Duration
+	place  int                // in the schedule, from 1; 0: not there
+	cancel context.CancelFunc // while it is under way
+}
+
+// tasks are a heap by time.
+type tasks []*task
+
+func (s tasks) Len() int           { return len(s) }
+func (s tasks) Less(i, j int) bool { return s[i].at < s[j].at }
+func (s tasks) Swap(i, j int) {
+	s[i], s[j] = s[j], s[i]
+	s[i].place, s[j].place = i+1, j+1
+}
+func (s *tasks) Push(x any) {
+	t := x.(*task)
+	*s = append(*s, t)
+	t.place = len(*s)
+}
+func (s *tasks) Pop() any {
+	n := len(*s) - 1
+	t := (*s)[n]
+	(*s)[n] = nil
+	*s = (*s)[:n]
+	t.place = 0
+	return t
+}
+
+// put schedules the task for a moment; 0 is never. One that is under way is
+// planned anew when it ends.
+func (p *Pool) put(t *task, at time.Duration) {
+	switch {
+	case t.cancel != nil || at == t.at && t.place > 0:
+		return
+	case at == 0:
+		if t.place > 0 {
+			heap.Remove(&p.tasks, t.place-1)
+		}
+		return
+	}
+	t.at = at
+	if t.place > 0 {
+		heap.Fix(&p.tasks, t.place-1)
+	} else {
+		heap.Push(&p.tasks, t)
+	}
+	if t.place == 1 {
+		poke(p.due)
+	}
+}
+
+// drop ends the task for good, though it is under way.
+func (p *Pool) drop(t *task) {
+	if t.cancel != nil {
+		t.cancel()
+		return
+	}
+	p.put(t, 0)
+}
+
+// schedule starts what is due until the pool is closed.
+func (p *Pool) schedule() {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-timer.C:
+		case <-p.due:
+		case <-p.ctx.Done():
+			return
+		}
+		p.mu.Lock()
+		next := p.startDue()
+		p.mu.Unlock()
+		if next > 0 {
+			timer.Reset(next - p.now())
+		} else {
+			timer.Stop()
+		}
+	}
+}
+
+// startDue starts what is due, and returns when something will be; 0 for not
+// before somebody says so.
+func (p *Pool) startDue() time.Duration {
+	for len(p.tasks) > 0 && p.running < maxRunning && p.ctx.Err() == nil {
+		t := p.tasks[0]
+		now := p.now()
+		if t.at > now {
+			return t.at
+		}
+		heap.Pop(&p.tasks)
+		// What was reported meanwhile may have put it off.
+		switch at := p.dueAt(t); {
+		case at == 0 || at > now:
+			p.put(t, at)
+		case t.asked == nil && t.live.timed():
+			p.serveTime(t.live)
+			p.plan(t.live)
+		default:
+			p.start1(t)
+		}
+	}
+	return 0
+}
+
+// start1 starts one attempt.
+func (p *Pool) start1(t *task) {
+	timeout := probeTimeout
+	if a := t.asked; a != nil {
+		timeout = a.check.Timeout
+		a.begin(p)
+	}
+	ctx, cancel := context.WithTimeout(p.ctx, timeout)
+	t.cancel = cancel
+	p.running++
+	life := t.live.life
+	p.wg.Go(func() {
+		err := p.ask(ctx, t)
+		cancel()
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		t.cancel = nil
+		p.running--
+		poke(p.due)
+		switch {
+		case p.ctx.Err() != nil, t.live.life != life: // err says nothing about what is there now
+			if t.live.life != life {
+				p.plan(t.live)
+			}
+		case t.asked != nil:
+			p.judge(t.asked, err)
+		default:
+			p.record(t.live, err)
+		}
+	})
+}
+
+func (p *Pool) ask(ctx context.Context, t *task) error {
+	if t.asked != nil {
+		return p.cfg.Check(ctx, t.live.Endpoint, *t.asked.check)
+	}
+	return p.cfg.Dial(ctx, t.live.Endpoint, probeTimeout)
+}
+
+// plan schedules what is to be done for e now that something has changed.
+func (p *Pool) plan(e *Live) {
+	p.put(&e.probe, p.dueAt(&e.probe))
+	for _, a := range e.asked {
+		p.put(&a.task, p.dueAt(&a.task))
+	}
+}
+
+// dueAt returns when a task is to be done as things are; 0 is never.
+func (p *Pool) dueAt(t *task) time.Duration {
+	e := t.live
+	if len(e.targets) == 0 {
+		return 0
+	}
+	at := time.Duration(0)
+	switch {
+	case t.asked != nil:
+		at = t.asked.next
+	case e.timed():
+		at = e.until
+	}
+	if e.Protocol != spec.UDP && (t.asked != nil) == e.isAsked() {
+		at = sooner(at, p.recovery(e))
+	}
+	return at
+}
+
+func sooner(a, b time.Duration) time.Duration {
+	if a == 0 || b > 0 && b < a {
+		return b
+	}
+	return a
+}
+
+// isAsked tells whether checks do what probes do for other endpoints: whoever
+// has a check has reason not to have connections made that say nothing. A
+// MySQL server, for one, refuses hosts that make too many of those.
+func (e *Live) isAsked() bool {
+	for _, tg := range e.targets {
+		for _, w := range tg.watchers {
+			if w.check == nil {
+				return false
+			}
+		}
+	}
+	return len(e.asked) > 0
+}
+
+// recovery returns when e is to be tried, be it to see it return.
+func (p *Pool) recovery(e *Live) time.Duration {
+	urgent, down, check := e.attention()
+	last := e.lastTried()
+	every := func(d time.Duration) time.Duration {
+		if last == 0 {
+			return 1 // at once
+		}
+		return last + d
+	}
+	at := time.Duration(0)
+	if e.ejection == unreached {
+		at = e.until
+	}
+	switch waits := e.state != Serving && !e.timed(); {
+	case e.doubted:
+		return 1
+	case urgent && waits:
+		at = sooner(at, every(probeUrgent))
+	case down && waits, check:
+		at = sooner(at, every(probeInterval))
+	}
+	return at
+}
+
+func (e *Live) attention() (urgent, down, check bool) {
+	for _, tg := range e.targets {
+		for _, w := range tg.watchers {
+			urgent = urgent || w.attention == Urgent
+			down = down || w.attention == Down || w.attention == Urgent
+			check = check || w.attention == Check
+		}
+	}
+	return urgent, down, check
+}

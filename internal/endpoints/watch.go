@@ -1,0 +1,147 @@
+package endpoints
+
+import (
+	"slices"
+	"time"
+
+	"legate/internal/spec"
+)
+
+// View is what one link wants of its endpoints.
+type View struct {
+	Targets      []spec.Target
+	Check        spec.Check        // of their health; the zero Check: attempts alone tell of it
+	Balance      spec.Balance      // "": round-robin
+	Near         bool              // endpoints on this host stand before others
+	SlowStart    time.Duration     // how long one that is new or came back takes to get its full share
+	AllUnhealthy spec.AllUnhealthy // "": auto
+	Limit        int               // of connections at an endpoint; 0: none
+}
+
+// holds tells whether an endpoint that its check does not vouch for must not be
+// tried.
+func (v *View) holds() bool {
+	switch v.AllUnhealthy {
+	case spec.AllUnhealthyHold:
+		return v.Check.Active()
+	case spec.AllUnhealthyTry:
+		return false
+	}
+	return v.Check.Meaningful()
+}
+
+// Attention says how closely a view's endpoints are watched for whether they
+// can be reached.
+type Attention uint8
+
+// The degrees of attention, each including the one before.
+const (
+	Idle   Attention = iota // failing endpoints are probed at the end of each back-off
+	Down                    // once a second, and unknown ones, too
+	Urgent                  // both every 100 ms, since somebody waits
+	Check                   // all of them, once a second
+)
+
+// watch is what one owner wants.
+type watch struct {
+	targets   []spec.Target
+	check     *spec.Check // nil: none
+	attention Attention
+}
+
+// Watch sets what owner wants: the checks of its view run, and its endpoints
+// are watched with that attention, until Forget or another Watch.
+func (p *Pool) Watch(owner any, v View, a Attention) {
+	if p.cfg.Check == nil {
+		v.Check = spec.Check{}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	check, w := p.intern(v.Check), p.watches[owner]
+	if w != nil && w.check == check && slices.Equal(w.targets, v.Targets) {
+		if w.attention != a {
+			w.attention = a
+			p.each(w.targets, p.plan)
+		}
+		return
+	}
+	p.forget(owner)
+	w = &watch{slices.Clone(v.Targets), check, a}
+	p.watches[owner] = w
+	for _, t := range w.targets {
+		tg := p.target(t)
+		if !slices.Contains(tg.watchers, w) {
+			tg.watchers = append(tg.watchers, w)
+		}
+		tg.checks = tg.wanted()
+	}
+	p.each(w.targets, p.settle)
+}
+
+// Forget ends what owner wanted.
+func (p *Pool) Forget(owner any) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if w := p.watches[owner]; w != nil {
+		p.forget(owner)
+		p.each(w.targets, p.settle)
+	}
+}
+
+// forget leaves it to the caller to settle the endpoints.
+func (p *Pool) forget(owner any) {
+	w := p.watches[owner]
+	if w == nil {
+		return
+	}
+	delete(p.watches, owner)
+	for _, t := range w.targets {
+		if tg := p.targets[t]; tg != nil {
+			tg.watchers = slices.DeleteFunc(tg.watchers, func(o *watch) bool { return o == w })
+			tg.checks = tg.wanted()
+		}
+	}
+	for _, o := range p.watches {
+		if o.check == w.check {
+			return
+		}
+	}
+	if w.check != nil {
+		delete(p.checks, *w.check)
+	}
+}
+
+// each calls do for the endpoints of the targets.
+func (p *Pool) each(targets []spec.Target, do func(*Live)) {
+	for _, t := range targets {
+		tg := p.targets[t]
+		if tg == nil {
+			continue
+		}
+		for i := range tg.answer.Endpoints {
+			do(p.endpoints[tg.answer.Endpoints[i].Endpoint])
+		}
+	}
+}
+
+// intern returns the one copy of the check; nil for none.
+func (p *Pool) intern(c spec.Check) *spec.Check {
+	if !c.Active() {
+		return nil
+	}
+	if p.checks[c] == nil {
+		p.checks[c] = &c
+	}
+	return p.checks[c]
+}
+
+// wanted returns the checks that the watchers want, each once.
+func (tg *target) wanted() []*spec.Check {
+	var list []*spec.Check
+	for _, w := range tg.watchers {
+		if w.check != nil && !slices.Contains(list, w.check) {
+			list = append(list, w.check)
+		}
+	}
+	return list
+}
