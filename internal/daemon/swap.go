@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"legate/internal/control"
+	"legate/internal/endpoints"
 	"legate/internal/forward"
 	"legate/internal/pump"
 	"legate/internal/spec"
@@ -62,7 +63,7 @@ func (d *Daemon) look(ctx context.Context, targets []spec.Target) (warnings []st
 			warnings = append(warnings, fmt.Sprintf("%s: nothing is known of it yet", t))
 		}
 	}
-	for _, c := range d.pool.List(targets, nil).All {
+	for _, c := range d.pool.List(&endpoints.View{Targets: targets}, nil).All {
 		if c.Protocol != spec.UDP { // which does not tell whether somebody is there
 			found = append(found, c.Endpoint)
 		}
