@@ -30,6 +30,14 @@ var closingEarly = map[string]func(*testing.T, New){
 	"close_without_retry_is_the_answer":         closeWithoutRetry,
 	"early_close_during_settle_loses_nothing":   earlyCloseDuringSettle,
 	"early_close_races_with_the_client":         earlyCloseRaces,
+	"early_fin_after_the_prefix": func(t *testing.T, n New) {
+		earlyCloseAfterThePrefix(t, n, io.EOF, Expect(proxyLine), Close())
+	},
+	"early_close_with_the_prefix_unread": func(t *testing.T, n New) {
+		earlyCloseAfterThePrefix(t, n, pump.ErrReset, CloseUnread(len(proxyLine)))
+	},
+	"prefix_does_not_wait_for_the_client": prefixDoesNotWait,
+	"prefix_memory_is_the_handlers_again": prefixMemory,
 }
 
 // retrying is a step after which an early close is a failed attempt.
@@ -65,6 +73,91 @@ func earlyCloseOfAUnixEndpoint(t *testing.T, newEngine New) {
 	run(t, accept(t, second), Expect("PING"), ExpectEnd(EOF), Close())
 	run(t, client, ExpectEnd(EOF))
 	r.endedWith(1, pump.CauseEOF)
+}
+
+const proxyLine = "PROXY UNKNOWN\r\n"
+
+func prefixed(s *Server) pump.Leg {
+	leg := to(s)
+	leg.Prefix = []byte(proxyLine)
+	return leg
+}
+
+// A server that takes no prefix closes when it sees one: the client has lost
+// nothing by then.
+func earlyCloseAfterThePrefix(t *testing.T, newEngine New, want error, refuse ...Step) {
+	for _, network := range []string{"tcp4", "unix"} {
+		for _, word := range []string{"", "PING"} {
+			first, second := Listen(t, network), Listen(t, network)
+			step := retrying(prefixed(first))
+			step.Settle = Patience // else a word that is there counts as passed on
+			if word == "" {
+				step.Settle = 0
+			}
+			r := start(t, newEngine, setup{network: network}, inTurn(fixed(step), fixed(retrying(prefixed(second)))))
+			client := r.dial()
+			if word != "" {
+				run(t, client, Send(word))
+			}
+			r.isConnected(1)
+			run(t, accept(t, first), refuse...)
+			if a := r.asked(2); a.Kind != pump.ClosedEarly || !errors.Is(a.Err, want) {
+				t.Errorf("%s %q: Next was told %s", network, word, describe(a))
+			}
+			run(t, client, Send("!"), HalfClose())
+			run(t, accept(t, second), Expect(proxyLine+word+"!"), ExpectEnd(EOF), Close())
+			run(t, client, ExpectEnd(EOF), Close())
+			if e := r.endedWith(1, pump.CauseEOF); e.Counters.In != uint64(len(word)+1) {
+				t.Errorf("%s %q: the counters are %+v", network, word, e.Counters)
+			}
+		}
+	}
+}
+
+// Nor does the server's first word, which it says when it has the prefix.
+func prefixDoesNotWait(t *testing.T, newEngine New) {
+	for _, network := range []string{"tcp4", "unix"} {
+		for _, retry := range []bool{false, true} {
+			server := Listen(t, network)
+			r := start(t, newEngine, setup{network: network}, inTurn(fixed(pump.Step{Dial: []pump.Leg{prefixed(server)}, Retry: retry})))
+			client := r.dial()
+			endpoint := accept(t, server)
+			run(t, endpoint, Expect(proxyLine), Send("220"))
+			run(t, client, Expect("220"), Close())
+			run(t, endpoint, ExpectEnd(EOF), Close())
+			r.endedWith(1, pump.CauseEOF)
+		}
+	}
+}
+
+// Whose leg has connected, failed or been overtaken writes other prefixes into
+// the same memory.
+func prefixMemory(t *testing.T, newEngine New) {
+	for _, stagger := range []time.Duration{0, time.Millisecond} {
+		first, second := Listen(t, "tcp4"), Listen(t, "tcp4")
+		memory := []byte(proxyLine)
+		leg := func(l pump.Leg) pump.Leg {
+			copy(memory, proxyLine)
+			l.Prefix = memory
+			return l
+		}
+		r := start(t, newEngine, setup{}, func(f *pump.Flow, last pump.Attempt) pump.Step {
+			clear(memory)
+			switch last.Kind {
+			case pump.Accepted:
+				return pump.Step{Dial: []pump.Leg{leg(refusing(t)), leg(swallowing(t, 10*time.Millisecond))}, Stagger: stagger}
+			case pump.DialFailed:
+				return pump.Step{Dial: []pump.Leg{leg(to(first)), leg(swallowing(t, Patience))}, Stagger: stagger, Retry: true}
+			}
+			return pump.Step{Dial: []pump.Leg{leg(to(second))}, Retry: true}
+		})
+		r.onConnected = func() { clear(memory) }
+		client := r.dial()
+		run(t, accept(t, first), Expect(proxyLine), Close())
+		run(t, accept(t, second), Expect(proxyLine), Send("220"), Close())
+		run(t, client, Expect("220"), ExpectEnd(EOF), Close())
+		r.endedWith(1, pump.CauseEOF)
+	}
 }
 
 func earlyCloseLeavesLaterLegsUntried(t *testing.T, newEngine New) {

@@ -184,7 +184,8 @@ type handler struct {
 	t    *testing.T
 	next nextFunc
 
-	resumes bool // flows begin without Next, too
+	resumes     bool   // flows begin without Next, too
+	onConnected func() // when set, is called by Connected
 
 	mu        sync.Mutex // guards the following
 	flows     map[*pump.Flow]*flowState
@@ -246,6 +247,9 @@ func (h *handler) Connected(f *pump.Flow, leg int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.connected = append(h.connected, leg)
+	if h.onConnected != nil {
+		h.onConnected()
+	}
 }
 
 // Done implements pump.Handler.
