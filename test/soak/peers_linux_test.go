@@ -29,7 +29,8 @@ type stage struct {
 }
 
 func roles() map[string]role {
-	return map[string]role{"echo": playEcho, "hold": playHold, "short": playShort, "serve": playServe, "load": playLoad}
+	return map[string]role{"echo": playEcho, "hold": playHold, "short": playShort, "serve": playServe, "load": playLoad,
+		"named": playNamed, "rate": playRate, "queue": playQueue}
 }
 
 func play(name, config string) error {
