@@ -3,8 +3,9 @@ package forward
 import (
 	"context"
 	"slices"
+	"time"
 
-	"legate/internal/endpoints"
+	"legate/internal/spec"
 )
 
 // strays returns the flows that go to former endpoints, or may be about to.
@@ -22,7 +23,7 @@ func (l *link) strays() []ticket {
 
 func (l *link) isStray(f *flow) bool {
 	if f.on != nil {
-		return !slices.ContainsFunc(l.candidates().All, func(c endpoints.Candidate) bool { return c.Endpoint == f.on.endpoint })
+		return l.find(f.on.endpoint) == nil
 	}
 	return f.generation != 0 && f.generation != l.generation && !f.queued
 }
@@ -53,6 +54,99 @@ func (l *link) cut(ctx context.Context, t ticket) (wasLive bool) {
 		return !t.isLive()
 	})
 	return wasLive
+}
+
+// AwaitNone waits until no live connection is left on the links of that name,
+// retired ones included, or, with link "", at the endpoint of that address on
+// any link; those that may be about to get there count. It fails with ctx's
+// error when ctx ends first.
+func (fw *Forwarder) AwaitNone(ctx context.Context, link, endpoint string) error {
+	asked := fw.now()
+	for _, l := range fw.all() {
+		if link != "" && l.linkSpec().Name != link {
+			continue
+		}
+		is := func(f *flow) bool { return link != "" || f.mayBeAt(endpoint, asked) }
+		for {
+			flows := l.those(is)
+			if len(flows) == 0 {
+				break
+			}
+			for _, t := range flows {
+				if !l.awaitEnd(ctx, t, is) {
+					return ctx.Err()
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// mayBeAt tells whether the flow is connected to the endpoint of that address,
+// or may be about to since it began to look before somebody asked.
+func (f *flow) mayBeAt(address string, asked time.Duration) bool {
+	if f.on != nil {
+		return f.on.endpoint.String() == address
+	}
+	return f.generation != 0 && !f.queued && f.began <= asked
+}
+
+func (l *link) those(is func(*flow) bool) (out []ticket) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, f := range l.flows.live {
+		if is(f) {
+			out = append(out, f.ticket())
+		}
+	}
+	return out
+}
+
+// awaitEnd waits until the flow has ended or is none of those. It returns false
+// when ctx ends first.
+func (l *link) awaitEnd(ctx context.Context, t ticket, is func(*flow) bool) bool {
+	return l.await(ctx, func() bool {
+		if !t.isLive() || !is(t.f) {
+			return true
+		}
+		t.f.watched = true
+		return false
+	})
+}
+
+// Connections returns the live ones for which match, which nil always does, is
+// true, of all links, retired ones included, oldest first.
+func (fw *Forwarder) Connections(match func(spec.ConnectionStatus) bool) (out []spec.ConnectionStatus) {
+	for _, l := range fw.all() {
+		l.mu.Lock()
+		for _, f := range l.flows.live {
+			if c := l.connectionStatus(f); match == nil || match(c) {
+				out = append(out, c)
+			}
+		}
+		l.mu.Unlock()
+	}
+	slices.SortStableFunc(out, func(a, b spec.ConnectionStatus) int { return a.Since.Compare(b.Since) })
+	return out
+}
+
+func (l *link) connectionStatus(f *flow) spec.ConnectionStatus {
+	counters := f.pump.Counters()
+	c := spec.ConnectionStatus{
+		Link:     l.spec.Name,
+		Caller:   callerText(f.caller()),
+		Since:    l.fw.at(f.since),
+		BytesIn:  counters.In,
+		BytesOut: counters.Out,
+	}
+	if f.on != nil {
+		c.Endpoint = f.on.endpoint.String()
+	}
+	if f.queued {
+		held := l.fw.at(f.waited)
+		c.Held = &held
+	}
+	return c
 }
 
 func (l *link) cutAll() {

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"time"
 
+	"legate/internal/endpoints"
 	"legate/internal/pump"
 	"legate/internal/spec"
 )
@@ -17,19 +18,35 @@ import (
 // last group they do so under the link's mutex, so that others may look.
 type flow struct {
 	pump       *pump.Flow
-	on         *endpointStats // of the endpoint that it is connected to; nil while it is not
-	arrival    uint64         // its number; 0 when it is nobody's
-	generation uint64         // of the link's targets when the pass began; 0: none yet
-	place      int            // in the link's flows
+	on         *endpointStats  // of the endpoint that it is connected to; nil while it is not
+	live       *endpoints.Live // of the same, which counts the connection
+	told       *proxyHeader    // what the client's header says, once it entered; nil: it sends none
+	arrival    uint64          // its number; 0 when it is nobody's
+	generation uint64          // of the link's targets when the pass began; 0: none yet
+	place      int             // in the link's flows
+	since      time.Duration   // the accept, or when it was connected; as Forwarder.now
+	began      time.Duration   // the pass
+	waited     time.Duration   // the wait if it is held
+	entered    bool            // it is known who the caller is
+	counted    bool            // among its caller's connections
 	queued     bool
+	held       bool
 	released   bool // from the queue, and not yet connected or failed
 	starting   bool // released, and its connect is not under way
+	leaving    bool // it is to end, or ends, gently
 	watched    bool // somebody waits for what becomes of it
 
-	held                 bool
-	turn                 uint64
-	began, waited, since time.Duration // the pass, the wait if it is held, the connection; as Forwarder.now
-	pass                 *pass         // nil before the first, and when the next could be made anew
+	turn uint64
+	pass *pass // nil before the first, and when the next could be made anew
+}
+
+// caller is who the client is: whom its header names, if it sends one, else
+// the socket's peer. It is zero for a client on a unix socket.
+func (f *flow) caller() netip.AddrPort {
+	if f.entered && f.told != nil && f.told.source.IsValid() {
+		return f.told.source
+	}
+	return f.pump.Client
 }
 
 // Next implements pump.Handler.
@@ -46,6 +63,11 @@ func (l *link) Next(p *pump.Flow, a pump.Attempt) pump.Step {
 		return l.woken(f)
 	case pump.Expired:
 		return l.expired(f)
+	case pump.Prefaced:
+		l.mu.Lock()
+		return l.enter(f)
+	case pump.BadPreface:
+		return l.badHeader(f, a.Err)
 	case pump.ClosedEarly:
 		l.closedEarly(f, a.Err)
 	case pump.DialFailed:
@@ -55,108 +77,82 @@ func (l *link) Next(p *pump.Flow, a pump.Attempt) pump.Step {
 	return l.tryNext(f, l.fw.now())
 }
 
-// arrive starts the first pass, or joins those that wait already.
+// arrive asks a trusted sender for its header, and lets all others in.
 func (l *link) arrive(p *pump.Flow) pump.Step {
-	now := l.fw.now()
 	l.mu.Lock()
 	f := l.admit(p)
-	if !l.downSince.IsZero() || len(l.queue.waiting) > 0 { // they came first
-		defer l.mu.Unlock()
-		return l.hold(f)
+	if !l.senders.has(p.Client.Addr()) {
+		return l.enter(f)
 	}
-	f.began = now
-	l.startPass(f)
+	f.told = l.headers.take()
 	l.mu.Unlock()
-	return l.tryNext(f, now)
+	return pump.Step{Preface: l.preface}
 }
 
 func (l *link) admit(p *pump.Flow) *flow {
 	l.arrivals++
 	l.stats.total++
 	f := l.flows.add()
-	f.pump, f.arrival = p, l.arrivals
+	f.pump, f.arrival, f.since = p, l.arrivals, l.fw.now()
 	p.Data = f
 	return f
 }
 
-func (l *link) woken(f *flow) pump.Step {
-	l.mu.Lock()
-	if !f.released {
+// enter starts the first pass, or joins those that wait already. It needs mu,
+// and unlocks it.
+func (l *link) enter(f *flow) pump.Step {
+	f.entered = true
+	now := l.fw.now()
+	if err := l.limit(f, now); err != nil {
 		defer l.mu.Unlock()
-		l.queue.remove(f)
+		return l.giveUp(f, err)
+	}
+	if l.mustWait() {
+		defer l.mu.Unlock()
 		return l.hold(f)
 	}
-	l.mu.Unlock()
-	return l.tryAll(f)
+	f.began = now
+	return l.begin(f, now)
 }
 
-// expired ends a flow that has waited for too long, and tries one again that
-// only paused.
-func (l *link) expired(f *flow) pump.Step {
-	l.mu.Lock()
-	if l.queue.remove(f) {
-		defer l.mu.Unlock()
-		l.attend()
-		return l.giveUp(f, ErrDown)
-	}
-	l.mu.Unlock()
-	if f.pass != nil && f.pass.short {
-		return l.tryAgain(f)
-	}
-	return l.tryAll(f) // released at this very moment
+// limit counts the connection for its caller, unless there may be none.
+func (l *link) limit(f *flow, now time.Duration) (err error) {
+	f.counted, err = l.callers.admit(f.caller().Addr(), &l.spec.Options, now)
+	return err
 }
 
-// hold lets the flow wait for an endpoint: no longer than the link's time down
-// allows, and never for more than the option says, however often the link
-// seems to be up meanwhile.
-func (l *link) hold(f *flow) pump.Step {
-	now := l.fw.now()
-	since := l.fw.at(now)
-	if f.held {
-		since = l.fw.at(f.waited)
-	}
-	if !l.downSince.IsZero() && l.downSince.Before(since) {
-		since = l.downSince
-	}
-	until := since.Add(l.spec.Options.Hold)
-	switch {
-	case l.spec.Options.WhenDown == spec.WhenDownRefuse, !l.fw.at(now).Before(until):
-		if f.lastErr() != nil {
-			return l.giveUp(f, ErrNoEndpoint)
-		}
-		return l.giveUp(f, ErrDown)
-	case len(l.queue.waiting) >= maxHeld:
-		return l.giveUp(f, ErrHoldFull)
-	}
-	if !f.held {
-		f.held, f.waited = true, now
-		l.stats.heldTotal++
-	}
-	l.queue.add(f)
-	l.tell(f)
-	l.attend()
-	l.release()
-	return pump.Step{Park: until}
-}
-
-// giveUp ends a flow that reached no endpoint.
+// giveUp ends a flow that reached no endpoint. It needs mu.
 func (l *link) giveUp(f *flow, err error) pump.Step {
 	l.settleRelease(f)
 	l.stats.failed[failure(f, err)]++
 	return pump.Step{End: err}
 }
 
+// failures are the words for what only links know.
+var failures = []struct {
+	err  error
+	word string
+}{
+	{ErrDown, "down"},
+	{ErrHoldFull, "hold-full"},
+	{ErrEndpointsFull, "endpoint-full"},
+	{ErrDrained, "drained"},
+	{ErrPaused, "paused"},
+	{ErrCallerConnections, "caller-connections"},
+	{ErrCallerRate, "caller-rate"},
+	{ErrProxyHeader, "proxy-header"},
+}
+
 func failure(f *flow, err error) string {
-	switch {
-	case errors.Is(err, ErrDown):
-		return "down"
-	case errors.Is(err, ErrHoldFull):
-		return "hold-full"
+	for _, w := range failures {
+		if errors.Is(err, w.err) {
+			return w.word
+		}
 	}
 	return reason(f.lastErr())
 }
 
-// reason is pump.Reason with the words for what only links know.
+// reason is pump.Reason with the words for attempts that links refuse.
 func reason(err error) string {
 	switch {
 	case err == nil:
@@ -175,8 +171,10 @@ func (l *link) Connected(p *pump.Flow, leg int) {
 	}
 	ps := f.pass
 	c := ps.candidates[ps.tried+leg]
+	now := l.fw.now()
+	ps.connected(leg, now)
 	if l.listen.Protocol == spec.UDP {
-		l.connectedUDP(f, c.Endpoint)
+		l.connectedUDP(f, c)
 		return
 	}
 	for i := range ps.legs {
@@ -184,16 +182,19 @@ func (l *link) Connected(p *pump.Flow, leg int) {
 			l.legFailed(f, ps.candidates[ps.tried+i].Endpoint, ps.legs[i].Err)
 		}
 	}
-	now := l.fw.now()
 	l.mu.Lock()
-	f.on, f.since = l.stats.connected(c.Endpoint), now
+	f.on, f.live, f.since = l.stats.connected(c), c.Live, now
 	l.settleRelease(f)
 	l.tell(f)
+	late := f.on.fate.isFor(f.began)
 	if !ps.hasOther() || ps.isFresh() {
 		l.dropPass(f)
 	}
 	l.mu.Unlock()
 	l.fw.cfg.Pool.Served(c, l.fw.at(now))
+	if late != nil {
+		p.Cut(late)
+	}
 }
 
 // Done implements pump.Handler. Once the flow has left the set it may be
@@ -205,10 +206,13 @@ func (l *link) Done(p *pump.Flow, r pump.Result) {
 	}
 	p.Data = nil
 	if l.fw.cfg.LogConnections {
-		l.logEnd(p.Client, f, r)
+		l.logEnd(f, r)
 	}
-	on := f.on
-	silent := on != nil && r.Counters == pump.Counters{} && l.fw.now()-f.since < pump.EarlyClose
+	on, live := f.on, f.live
+	quick := l.fw.now()-f.since < pump.EarlyClose
+	if f.pass != nil {
+		f.pass.nothing()
+	}
 	l.mu.Lock()
 	if l.queue.remove(f) {
 		l.attend()
@@ -216,17 +220,31 @@ func (l *link) Done(p *pump.Flow, r pump.Result) {
 	if r.Cause == pump.CauseAbandoned {
 		l.stats.abandoned++
 	}
+	if f.counted {
+		l.callers.leave(f.caller().Addr())
+	}
+	if on != nil {
+		on.heard(r, quick, l.sendsProxy())
+	}
 	l.stats.ends(on, r.Counters)
 	l.settleRelease(f)
 	l.tell(f)
 	l.dropPass(f)
+	l.headers.give(f.told)
 	l.flows.remove(f)
 	if l.closed && len(l.flows.live) == 0 {
 		l.fw.cfg.Pool.Forget(l)
 		l.tellAll()
 	}
 	l.mu.Unlock()
-	if silent {
+	if on == nil {
+		return
+	}
+	live.Release()
+	switch {
+	case r.Counters.Out > 0:
+		l.fw.cfg.Pool.Answered(live)
+	case quick && r.Counters.In == 0:
 		// An endpoint that closes at once may be another than it was.
 		l.fw.cfg.Pool.Suspect(on.endpoint)
 	}
@@ -235,18 +253,22 @@ func (l *link) Done(p *pump.Flow, r pump.Result) {
 // callerText names a client; one on a unix socket has no address.
 func callerText(a netip.AddrPort) string {
 	if !a.IsValid() {
-		return "unix"
+		return spec.UnixCaller
 	}
 	return a.String()
 }
 
-func (l *link) logEnd(client netip.AddrPort, f *flow, r pump.Result) {
-	args := []any{"link", l.linkSpec().Name, "caller", callerText(client), "cause", string(r.Cause), "in", r.Counters.In, "out", r.Counters.Out, "duration", r.Duration.Round(time.Microsecond).String()}
+func (l *link) logEnd(f *flow, r pump.Result) {
+	s := l.linkSpec()
+	args := []any{"link", s.Name, "caller", callerText(f.caller()), "cause", string(r.Cause), "in", r.Counters.In, "out", r.Counters.Out, "duration", r.Duration.Round(time.Microsecond).String()}
 	if f.on != nil {
 		args = append(args, "endpoint", f.on.endpoint.String())
 	}
 	if f.held {
 		args = append(args, "held", true)
+	}
+	if id := l.shownID(f, &s.Options); id != "" {
+		args = append(args, "id", id)
 	}
 	if r.Err != nil {
 		args = append(args, "error", r.Err)

@@ -70,7 +70,27 @@ func (s *passes) take() *pass {
 
 func (s *passes) give(ps *pass) {
 	if len(*s) < sparePasses {
-		clear(ps.legs) // errors, and what they hold
+		clear(ps.legs[:cap(ps.legs)]) // errors, and what they hold
+		ps.list = nil
 		*s = append(*s, ps)
+	}
+}
+
+// headers are the spare ones.
+type headers []*proxyHeader
+
+func (s *headers) take() *proxyHeader {
+	n := len(*s) - 1
+	if n < 0 {
+		return &proxyHeader{}
+	}
+	h := (*s)[n]
+	*s = (*s)[:n]
+	return h
+}
+
+func (s *headers) give(h *proxyHeader) {
+	if h != nil && len(*s) < spareFlows {
+		*s = append(*s, h)
 	}
 }

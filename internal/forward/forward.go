@@ -165,7 +165,7 @@ func (fw *Forwarder) open(s spec.Link, serving []*link) (*link, error) {
 		}
 	}
 	l := newLink(fw, s)
-	if err := l.open(); err != nil {
+	if err := l.listenAndServe(); err != nil {
 		return nil, explainTaken(s, serving, err)
 	}
 	fw.cfg.Log.Info("listening", "link", s.Name, "on", s.Listen.String(), "target", targetText(s.Targets), "origin", string(s.Origin))
@@ -266,4 +266,9 @@ var (
 	ErrDown       = errors.New("the link is down")
 	ErrNoEndpoint = errors.New("no endpoint could be reached")
 	ErrHoldFull   = errors.New("too many connections wait already")
+	// ErrEndpointsFull: every endpoint that may be tried has as many
+	// connections as it may have.
+	ErrEndpointsFull = errors.New("every endpoint is full")
+	ErrDrained       = errors.New("the link is drained")
+	ErrPaused        = errors.New("the link is paused")
 )

@@ -2,6 +2,7 @@ package forward
 
 import (
 	"errors"
+	"math/rand/v2"
 	"os"
 	"slices"
 	"strings"
@@ -19,31 +20,45 @@ type link struct {
 	fw     *Forwarder
 	listen spec.Listen
 
+	id      uint64        // begins the ids of its connections
+	preface *pump.Preface // what trusted senders begin with
+
 	mu         sync.Mutex // guards the following
 	spec       spec.Link
 	view       endpoints.View // of spec
+	senders    senders        // of spec
 	generation uint64         // of the targets; 1 is the first
 	acceptors  []pump.Acceptor
-	list       *endpoints.List // the last that was asked for; nil after a change of targets
-	turn       uint64          // round robin
+	list       *endpoints.List // the last that was asked for; nil after a change of the view
+	open       int             // so many of it may be tried
+	index      index           // of it
+	turn       uint64          // counts passes
 	flows      flows
 	passes     passes
+	headers    headers
+	callers    callers
 	arrivals   uint64
 	queue      queue
 	downSince  time.Time // zero: up
 	upSince    time.Time // the end of the last time down
+	resumed    time.Time // the end of the last pause
 	closed     bool      // stopped listening for good
 	refusing   bool      // the listeners are, or will be, suspended
 	attention  endpoints.Attention
 	stats      stats
+	additions  additions
+	departures []departure   // a goroutine is about them while there are any
 	news       chan struct{} // closed when something becomes of a flow that is watched; nil while nobody waits
 
-	listening sync.Mutex // one suspend or resume at a time
+	listening sync.Mutex    // one suspend or resume at a time
+	stop      chan struct{} // closed with the link
 	changes   sync.WaitGroup
 }
 
 func newLink(fw *Forwarder, s spec.Link) *link {
-	return &link{fw: fw, listen: s.Listen, spec: s, view: viewOf(s), generation: 1, stats: newStats()}
+	l := &link{fw: fw, listen: s.Listen, id: rand.Uint64(), spec: s, view: viewOf(s), senders: sendersOf(&s.Options), generation: 1, stats: newStats(), stop: make(chan struct{})}
+	l.preface = &pump.Preface{Timeout: headerTimeout, Parse: l.parseHeader}
+	return l
 }
 
 func viewOf(s spec.Link) endpoints.View {
@@ -59,8 +74,8 @@ func viewOf(s spec.Link) endpoints.View {
 	}
 }
 
-// open makes the listening sockets and serves them.
-func (l *link) open() error {
+// listenAndServe makes the listening sockets and serves them.
+func (l *link) listenAndServe() error {
 	// Flows of the first socket may find the link down before the second is
 	// served, which then has to follow, too.
 	l.listening.Lock()
@@ -96,6 +111,8 @@ func (l *link) close() {
 	l.mu.Lock()
 	l.closed = true
 	name, acceptors := l.spec.Name, l.acceptors
+	close(l.stop)
+	l.decideFates() // they are nobody's any more
 	l.mu.Unlock()
 	if err := closeAcceptors(acceptors); err != nil {
 		l.fw.cfg.Log.Warn("closing a listener failed", "link", name, "error", err)
@@ -118,16 +135,36 @@ func (l *link) linkSpec() spec.Link {
 // follow it at once.
 func (l *link) set(s spec.Link) {
 	l.mu.Lock()
-	if !slices.Equal(l.spec.Targets, s.Targets) {
+	was := l.spec
+	if !slices.Equal(was.Targets, s.Targets) {
 		l.generation++
 		// What is known of the old target says nothing about the new one.
 		l.downSince = time.Time{}
 	}
 	l.spec, l.view, l.list = s, viewOf(s), nil
+	l.senders = sendersOf(&s.Options)
 	l.fw.cfg.Pool.Watch(l, l.view, l.attention)
+	if s.Options.CallerConnections > 0 && was.Options.CallerConnections == 0 {
+		l.countCallers()
+	}
+	if was.Mode == spec.ModePause && s.Mode != spec.ModePause {
+		l.resumed = time.Now()
+	}
+	if was.Mode != s.Mode {
+		l.fw.cfg.Log.Info("link is "+modeText(s.Mode), "link", s.Name, "waiting", len(l.queue.waiting))
+		l.wakeAll()
+	}
+	l.queue.full = false
 	l.attend()
 	l.mu.Unlock()
 	l.reconsider()
+}
+
+func modeText(m spec.Mode) string {
+	if m == spec.ModeServe {
+		return "resumed"
+	}
+	return string(m)
 }
 
 func (l *link) leadsTo(t spec.Target) bool {
@@ -141,21 +178,35 @@ func (l *link) leadsTo(t spec.Target) bool {
 func (l *link) reconsider() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	candidates := l.candidates()
-	list := candidates.All
+	list := l.candidates()
 	switch {
-	case candidates.Has(endpoints.Serving):
+	case list.Has(endpoints.Serving):
 		l.goUp()
-	case candidates.Has(endpoints.Unknown), len(list) == 0 && !l.answered():
+	case list.Has(endpoints.Unknown), !l.found():
 		// Nothing is known: the next connection, or a probe, finds out.
 	default:
 		l.goDown(time.Now())
 	}
 	if l.listen.Protocol == spec.UDP {
-		l.moveSessions(list)
+		l.moveSessions()
+	} else {
+		l.decideFates()
+		l.rebalance(list.All)
 	}
-	l.stats.forget(list)
-	l.release()
+	l.forgetStats()
+	l.room()
+}
+
+// found tells whether what there is to know of the endpoints is known: every
+// source has said something, and every check of those that wait for one.
+func (l *link) found() bool {
+	list := l.candidates().All
+	if slices.ContainsFunc(list, func(c endpoints.Candidate) bool {
+		return c.Barred && c.State == endpoints.Unknown && c.Checked.IsZero() && c.Health == spec.HealthUnknown
+	}) {
+		return false
+	}
+	return len(list) > 0 || l.answered()
 }
 
 // serves tells whether the last attempt at some endpoint succeeded.
@@ -170,8 +221,17 @@ func (l *link) answered() bool {
 }
 
 func (l *link) candidates() *endpoints.List {
-	l.list = l.fw.cfg.Pool.List(&l.view, l.list)
-	return l.list
+	list := l.fw.cfg.Pool.List(&l.view, l.list)
+	if list == l.list {
+		return list
+	}
+	l.list, l.open = list, 0
+	for i := range list.All {
+		if !list.All[i].Barred {
+			l.open++
+		}
+	}
+	return list
 }
 
 func (l *link) goUp() {
@@ -211,7 +271,7 @@ func (l *link) attend() {
 	case refuse:
 		a = endpoints.Check
 	case l.downSince.IsZero():
-	case len(l.queue.waiting) > 0:
+	case len(l.queue.waiting) > 0 && l.spec.Mode == spec.ModeServe:
 		a = endpoints.Urgent
 	default:
 		a = endpoints.Down
@@ -220,7 +280,14 @@ func (l *link) attend() {
 		l.attention = a
 		l.fw.cfg.Pool.Watch(l, l.view, a)
 	}
-	l.refuse(refuse && !l.downSince.IsZero())
+	switch l.spec.Mode {
+	case spec.ModeDrain:
+		l.refuse(true)
+	case spec.ModePause: // clients wait; UDP's have nowhere to
+		l.refuse(l.listen.Protocol == spec.UDP)
+	default:
+		l.refuse(refuse && !l.downSince.IsZero())
+	}
 }
 
 // refuse suspends or resumes the listeners, off the caller's goroutine: it may

@@ -116,3 +116,16 @@ func (fw *Forwarder) leg(e *spec.Endpoint, timeout time.Duration) pump.Leg {
 func (fw *Forwarder) Dial(ctx context.Context, e spec.Endpoint, timeout time.Duration) error {
 	return fw.cfg.Engine.Dial(ctx, fw.leg(&e, timeout))
 }
+
+// Connect makes a connection to an endpoint, for checks and whoever else wants
+// to talk to one beside all flows.
+func (fw *Forwarder) Connect(ctx context.Context, e spec.Endpoint) (net.Conn, error) {
+	if fw.loops.has(&e) {
+		return nil, ErrLoop
+	}
+	var d net.Dialer
+	if e.Protocol == spec.Unix {
+		return d.DialContext(ctx, "unix", e.Path)
+	}
+	return d.DialContext(ctx, string(e.Protocol), e.Addr.String())
+}

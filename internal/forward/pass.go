@@ -2,6 +2,7 @@ package forward
 
 import (
 	"errors"
+	"slices"
 	"syscall"
 	"time"
 
@@ -25,25 +26,78 @@ const (
 // serves another flow when this one is connected, unless what was tried in vain
 // must not be tried again.
 type pass struct {
-	candidates []*endpoints.Candidate // best first
-	tried      int                    // so many of them had their turn
+	list       *endpoints.List
+	key        endpoints.Key
+	candidates []*endpoints.Candidate // best first; but for the first, only when whole
+	whole      bool
+	others     bool // there are more than the first
+	tried      int  // so many of them had their turn
 	legs       []pump.Leg
+	begun      int           // so many of the next ones have the connect in their load
+	dialled    time.Duration // when the legs were named
 	timeout    time.Duration // of one attempt
 	settle     time.Duration
-	starting   bool  // the flow was released: whoever is next waits for its connect
-	lastErr    error // of the last failed attempt
-	closed     error // how the last endpoint closed that did so early
-	short      bool  // an attempt failed for want of something of our own
+	sends      spec.ProxyVersion
+	prefix     []byte // that legs begin with
+	retries    bool   // an early close of the last one is to be heard of
+	starting   bool   // the flow was released: whoever is next waits for its connect
+	lastErr    error  // of the last failed attempt
+	closed     error  // how the last endpoint closed that did so early
+	short      bool   // an attempt failed for want of something of our own
+	stays      bool   // of a UDP session that has its endpoint already
 }
 
 // hasOther tells whether another endpoint could make good an early close. The
 // last one's close is its answer, and may be half of one: a server that has
 // nothing to say may still want to hear.
-func (ps *pass) hasOther() bool { return len(ps.candidates)-ps.tried > 1 }
+func (ps *pass) hasOther() bool {
+	return len(ps.candidates)-ps.tried > 1 || !ps.whole && ps.others
+}
 
 // isFresh tells whether nothing was tried in vain, so that the same pass can be
 // made again from what is known of the endpoints.
 func (ps *pass) isFresh() bool { return ps.tried == 0 && ps.lastErr == nil }
+
+// complete lists all candidates: not before the first failed, since most
+// connections need no more than that.
+func (ps *pass) complete() {
+	if ps.whole || len(ps.candidates) == 0 {
+		return
+	}
+	ps.whole = true
+	ps.candidates = ps.list.Rest(ps.key, ps.candidates[0], ps.candidates)
+}
+
+// connect counts the connects of the next legs in their endpoints' loads.
+func (ps *pass) connect(legs int) {
+	for ; ps.begun < legs; ps.begun++ {
+		ps.candidates[ps.tried+ps.begun].Live.Begin()
+	}
+}
+
+// nothing takes them out again, since nothing came of them.
+func (ps *pass) nothing() {
+	for i := range ps.begun {
+		ps.candidates[ps.tried+i].Live.Failed()
+	}
+	ps.begun = 0
+}
+
+// connected keeps the one that won.
+func (ps *pass) connected(leg int, now time.Duration) {
+	ps.connect(leg + 1)
+	for i := range ps.begun {
+		live := ps.candidates[ps.tried+i].Live
+		if i != leg {
+			live.Failed()
+			continue
+		}
+		// Of one that started later only a part of the time is its own.
+		took := now - ps.dialled
+		live.Connected(max(took-time.Duration(leg)*stagger, took/time.Duration(leg+1)))
+	}
+	ps.begun = 0
+}
 
 func (f *flow) lastErr() error {
 	if f.pass == nil {
@@ -52,53 +106,53 @@ func (f *flow) lastErr() error {
 	return f.pass.lastErr
 }
 
-// tryAll tries the candidates, best first, within attemptsLimit from now.
-func (l *link) tryAll(f *flow) pump.Step {
-	f.began = l.fw.now()
-	return l.tryAgain(f)
-}
-
-// tryAgain tries them in the time that is left.
-func (l *link) tryAgain(f *flow) pump.Step {
-	l.mu.Lock()
-	l.startPass(f)
-	l.mu.Unlock()
-	return l.tryNext(f, l.fw.now())
-}
-
-// startPass needs mu.
-func (l *link) startPass(f *flow) {
+// begin starts a pass in the flow's next turn, or lets it wait for room. It
+// needs mu, and unlocks it.
+func (l *link) begin(f *flow, now time.Duration) pump.Step {
 	l.turn++
 	f.turn = l.turn
-	l.makePass(f)
+	if full := l.makePass(f); full {
+		defer l.mu.Unlock()
+		l.queue.full = true
+		l.settleRelease(f)
+		return l.hold(f)
+	}
+	l.mu.Unlock()
+	return l.tryNext(f, now)
 }
 
-// makePass lists the candidates in the order of the flow's turn. It needs mu.
-func (l *link) makePass(f *flow) {
+// makePass finds the first candidate of the flow's turn, and tells whether
+// there is none for want of room. It needs mu, under which the connect is
+// counted, too: else limits would not be kept.
+func (l *link) makePass(f *flow) (full bool) {
 	if f.pass == nil {
 		f.pass = l.passes.take()
 	}
 	o := &l.spec.Options
 	ps := f.pass
+	f.generation = l.generation
+	list := l.candidates()
 	*ps = pass{
-		candidates: l.order(f, ps.candidates[:0]),
+		list:       list,
+		key:        endpoints.Key{Turn: f.turn, Caller: l.hash(f.caller()), Release: f.released},
+		candidates: ps.candidates[:0],
+		others:     l.open > 1,
 		legs:       ps.legs[:0],
 		timeout:    o.ConnectTimeout,
 		settle:     o.Settle,
+		sends:      l.sendsProxy(),
+		prefix:     ps.prefix[:0],
 		starting:   f.starting,
 	}
-	f.generation = l.generation
-}
-
-// order appends the candidates of the flow's turn, best first.
-func (l *link) order(f *flow, buf []*endpoints.Candidate) []*endpoints.Candidate {
-	k := endpoints.Key{Turn: f.turn}
-	list := l.candidates()
-	first, _ := list.First(k)
+	first, full := list.First(ps.key)
 	if first == nil {
-		return buf
+		ps.whole = true
+		return full
 	}
-	return list.Rest(k, first, append(buf, first))
+	ps.candidates = append(ps.candidates, first)
+	ps.connect(1)
+	ps.retries = ps.sends != "" && l.stats.mistrusts(first.Endpoint)
+	return false
 }
 
 // dropPass needs mu.
@@ -112,8 +166,14 @@ func (l *link) dropPass(f *flow) {
 // tryNext names the next candidates to dial, or ends the pass.
 func (l *link) tryNext(f *flow, now time.Duration) pump.Step {
 	ps := f.pass
+	if ps.tried > 0 || len(ps.candidates) > 0 && ps.others && ps.candidates[0].From.Source == spec.SourceDNS {
+		ps.complete()
+	}
 	if ps.tried >= len(ps.candidates) || now-f.began >= attemptsLimit {
 		return l.passFailed(f, now)
+	}
+	if ps.sends != "" && len(ps.prefix) == 0 {
+		ps.prefix = l.appendHeader(ps.prefix, f, ps.sends)
 	}
 	ps.legs = ps.legs[:0]
 	first := ps.candidates[ps.tried]
@@ -121,12 +181,16 @@ func (l *link) tryNext(f *flow, now time.Duration) pump.Step {
 		if len(ps.legs) > 0 && !together(first, c) {
 			break
 		}
-		ps.legs = append(ps.legs, l.fw.leg(&c.Endpoint, ps.timeout))
+		leg := l.fw.leg(&c.Endpoint, ps.timeout)
+		leg.Prefix = ps.prefix
+		ps.legs = append(ps.legs, leg)
 	}
+	ps.connect(len(ps.legs))
+	ps.dialled = now
 	if ps.starting {
 		ps.legs[0].Begin = l.onBegin(f)
 	}
-	return pump.Step{Dial: ps.legs, Stagger: stagger, Deadline: l.fw.at(f.began + attemptsLimit), Settle: ps.settle, Retry: ps.hasOther()}
+	return pump.Step{Dial: ps.legs, Stagger: stagger, Deadline: l.fw.at(f.began + attemptsLimit), Settle: ps.settle, Retry: ps.hasOther() || ps.retries}
 }
 
 func (l *link) onBegin(f *flow) func() {
@@ -140,12 +204,17 @@ func (l *link) onBegin(f *flow) func() {
 // together tells whether two candidates are addresses of one name, which start
 // staggered instead of one after the other.
 func together(a, b *endpoints.Candidate) bool {
-	return a.From.Source == spec.SourceDNS && (a.State == endpoints.Failing) == (b.State == endpoints.Failing) && a.From == b.From
+	return a.From.Source == spec.SourceDNS && isBad(a) == isBad(b) && a.From == b.From
+}
+
+func isBad(c *endpoints.Candidate) bool {
+	return c.State == endpoints.Failing || c.Health == spec.HealthEjected || c.Health == spec.HealthUnhealthy
 }
 
 // failed reports the legs that did not connect.
 func (l *link) failed(f *flow) {
 	ps := f.pass
+	ps.nothing()
 	for i := range ps.legs {
 		l.legFailed(f, ps.candidates[ps.tried+i].Endpoint, ps.legs[i].Err)
 	}
@@ -166,15 +235,17 @@ func (l *link) legFailed(f *flow, e spec.Endpoint, err error) {
 	// the endpoint was reached.
 	closed := errors.Is(err, syscall.ECONNRESET)
 	l.mu.Lock()
-	l.stats.of(e).failed[reason(err)]++
+	es := l.stats.of(e)
+	es.failed[reason(err)]++
 	if closed {
 		l.stats.earlyClosed++
+		es.rejects(f.pass.sends)
 	}
 	l.mu.Unlock()
 	switch {
 	case closed:
 		f.pass.closed = pump.ErrReset
-		l.fw.cfg.Pool.Suspect(e)
+		l.fw.cfg.Pool.ClosedEarly(e, pump.ErrReset)
 	case pump.IsShortage(err):
 		f.pass.short = true
 	default:
@@ -186,28 +257,57 @@ func (l *link) legFailed(f *flow, e spec.Endpoint, err error) {
 // the pass.
 func (l *link) closedEarly(f *flow, err error) {
 	l.mu.Lock()
-	e := f.on.endpoint
-	l.stats.closedEarly(f.on)
-	f.on = nil
+	on, live := f.on, f.live
+	l.stats.closedEarly(on)
+	on.rejects(l.sendsProxy())
+	l.vouch(on)
+	f.on, f.live = nil, nil
 	if f.pass == nil {
 		l.makePass(f)
 	}
 	l.mu.Unlock()
+	live.Release()
 	ps := f.pass
+	ps.nothing()
+	ps.complete()
 	ps.closed, ps.lastErr = err, err
-	l.fw.cfg.Pool.Suspect(e)
+	l.fw.cfg.Pool.ClosedEarly(on.endpoint, err)
 	kept := ps.candidates[:ps.tried]
 	for i, c := range ps.candidates[ps.tried:] {
-		if c.Endpoint != e && (i >= len(ps.legs) || errors.Is(ps.legs[i].Err, pump.ErrNotTried)) {
+		if c.Endpoint != on.endpoint && (i >= len(ps.legs) || errors.Is(ps.legs[i].Err, pump.ErrNotTried)) {
 			kept = append(kept, c)
 		}
 	}
 	ps.candidates = kept
+	ps.legs = ps.legs[:0]
 }
+
+// vouch speaks for an endpoint that is about to be ejected for early closes,
+// when it serves other connections that began since the first of these.
+func (l *link) vouch(on *endpointStats) {
+	now := l.fw.now()
+	if on.early++; on.early == 1 {
+		on.earlySince = now
+	}
+	if on.early < earlyCloses {
+		return
+	}
+	on.early = 0
+	i := slices.IndexFunc(l.flows.live, func(f *flow) bool {
+		return f.on == on && f.since >= on.earlySince && f.pump.Counters().Out > 0
+	})
+	if i >= 0 {
+		l.fw.cfg.Pool.Answered(l.flows.live[i].live)
+	}
+}
+
+// earlyCloses in a row, as far as one link knows, are worth a look.
+const earlyCloses = 3
 
 // passFailed decides when every candidate had its turn.
 func (l *link) passFailed(f *flow, now time.Duration) pump.Step {
 	ps := f.pass
+	ps.nothing()
 	if ps.closed != nil {
 		// The last one could not be reached, the one before closed.
 		l.mu.Lock()
@@ -221,10 +321,9 @@ func (l *link) passFailed(f *flow, now time.Duration) pump.Step {
 	l.mu.Lock()
 	l.settleRelease(f)
 	if again && (f.generation != l.generation || l.serves() && !ps.short) {
-		// The link was swapped, or an endpoint came back, while this flow
-		// tried the others.
-		l.mu.Unlock()
-		return l.tryAgain(f)
+		// The link was swapped, or an endpoint came back or has no room now,
+		// while this flow tried the others.
+		return l.begin(f, now)
 	}
 	defer l.mu.Unlock()
 	if ps.short || l.serves() {

@@ -98,7 +98,13 @@ func appendProxyV1(b []byte, h *proxyHeader) []byte {
 // told returns the two addresses in the one family that a header can have.
 func (h *proxyHeader) told() (source, destination netip.AddrPort) {
 	s, d := h.source.Addr().Unmap().WithZone(""), h.destination.Addr().Unmap().WithZone("")
-	if s.IsValid() && d.IsValid() && s.Is4() != d.Is4() {
+	switch {
+	case !s.IsValid():
+	case !d.IsValid() && s.Is4():
+		d = netip.IPv4Unspecified()
+	case !d.IsValid():
+		d = netip.IPv6Unspecified()
+	case s.Is4() != d.Is4():
 		s, d = netip.AddrFrom16(s.As16()), netip.AddrFrom16(d.As16())
 	}
 	return netip.AddrPortFrom(s, h.source.Port()), netip.AddrPortFrom(d, h.destination.Port())

@@ -142,6 +142,7 @@ var someHeaders = []*proxyHeader{
 	header("[fe80::1%eth0]:1", "[fe80::2%eth0]:2"),
 	header("192.0.2.1:1", "[2001:db8::2]:2"),
 	header("[::ffff:192.0.2.1]:1", "192.0.2.2:2"),
+	header("192.0.2.1:1", "0.0.0.0:0"),
 	{source: netip.MustParseAddrPort("192.0.2.1:1"), destination: netip.MustParseAddrPort("192.0.2.2:2"), tlvs: join(tlv(1, "h2"), tlv(tlvUniqueID, "me"))},
 }
 

@@ -3,23 +3,26 @@ package forward
 import (
 	"cmp"
 	"slices"
+	"time"
+
+	"legate/internal/endpoints"
+	"legate/internal/pump"
+	"legate/internal/spec"
 )
 
-// Limits of holding.
-const (
-	// maxHeld connections wait per link; more would only make the outage last
-	// longer when the endpoint is back.
-	maxHeld = 1024
-	// maxConnecting connects of a link are in flight while held connections
-	// are released.
-	maxConnecting = 64
-)
+// maxHeld connections wait per link; more would only make an outage last
+// longer when the endpoint is back.
+const maxHeld = 1024
 
-// queue holds the flows of a link that wait, in order of arrival.
+// noLimit is how long a flow waits for which nobody set an end.
+const noLimit = 365 * 24 * time.Hour
+
+// queue holds the flows of a link that wait, for whatever reason, in order of
+// arrival.
 type queue struct {
-	waiting    []*flow
-	connecting int // released flows that have not connected or failed
-	starting   int // of those, the ones whose connect is not under way
+	waiting  []*flow
+	starting int  // released flows whose connect is not under way
+	full     bool // there was no room at any endpoint, and no news since
 }
 
 func (q *queue) add(f *flow) {
@@ -38,21 +41,146 @@ func (q *queue) remove(f *flow) bool {
 	return true
 }
 
+// mustWait tells whether a new connection may not try endpoints now. Where
+// others wait already, they came first.
+func (l *link) mustWait() bool {
+	return !l.downSince.IsZero() || l.spec.Mode == spec.ModePause || len(l.queue.waiting) > 0
+}
+
+// hold lets the flow wait: for an endpoint no longer than the link's time down
+// allows, for room no longer than the option says, however often the link
+// seems to be up or to have room meanwhile; and as long as the link is paused.
+// It needs mu.
+func (l *link) hold(f *flow) pump.Step {
+	if !f.held {
+		f.waited = l.fw.now()
+	}
+	until, err := l.patience(f)
+	if err != nil {
+		return l.giveUp(f, err)
+	}
+	if !f.held {
+		f.held = true
+		l.stats.heldTotal++
+	}
+	l.queue.add(f)
+	l.tell(f)
+	l.attend()
+	l.release()
+	return pump.Step{Park: until}
+}
+
+// patience returns until when the flow may wait now, or why it may not.
+func (l *link) patience(f *flow) (time.Time, error) {
+	now := l.fw.now()
+	why := ErrEndpointsFull
+	since := l.fw.at(f.waited)
+	if !l.downSince.IsZero() {
+		why = ErrDown
+		if down := l.outage(); down.Before(since) {
+			since = down
+		}
+	}
+	until := since.Add(l.spec.Options.Hold)
+	if l.spec.Mode == spec.ModePause {
+		until = l.fw.at(now + noLimit)
+	}
+	refuse := l.spec.Options.WhenDown == spec.WhenDownRefuse && !l.downSince.IsZero() && l.spec.Mode != spec.ModePause
+	switch {
+	case l.spec.Mode == spec.ModeDrain:
+		return until, ErrDrained
+	case !refuse && l.fw.at(now).Before(until):
+	case f.lastErr() != nil:
+		return until, ErrNoEndpoint
+	default:
+		return until, why
+	}
+	if len(l.queue.waiting) >= maxHeld {
+		return until, ErrHoldFull
+	}
+	return until, nil
+}
+
+// outage is from when the time of hold counts while the link is down: who was
+// let wait by a pause is not to pay for what happened meanwhile.
+func (l *link) outage() time.Time {
+	if l.downSince.Before(l.resumed) {
+		return l.resumed
+	}
+	return l.downSince
+}
+
+// woken lets a released flow connect. Another that waits is asked how long it
+// still may.
+func (l *link) woken(f *flow) pump.Step {
+	l.mu.Lock()
+	if l.queue.remove(f) {
+		defer l.mu.Unlock()
+		return l.hold(f)
+	}
+	f.began = l.fw.now()
+	return l.begin(f, f.began)
+}
+
+// expired ends a flow that has waited for too long, and tries one again that
+// only paused.
+func (l *link) expired(f *flow) pump.Step {
+	l.mu.Lock()
+	if l.queue.remove(f) {
+		defer l.mu.Unlock()
+		defer l.attend()
+		return l.hold(f)
+	}
+	if f.pass == nil || !f.pass.short {
+		f.began = l.fw.now() // released at this very moment
+	}
+	return l.begin(f, l.fw.now())
+}
+
+// wakeAll asks every waiting flow anew how long it may wait.
+func (l *link) wakeAll() {
+	now := l.fw.now()
+	for _, f := range l.queue.waiting {
+		f.waited = now
+		f.pump.Wake()
+	}
+}
+
 // release lets the next waiting flow connect, if the link is up and there is
 // room. The one after follows when this one's connect is under way, so that
-// the endpoint sees them in order of arrival.
+// the endpoint sees them in order of arrival. It needs mu.
 func (l *link) release() {
 	q := &l.queue
-	if !l.downSince.IsZero() || len(q.waiting) == 0 || q.starting > 0 || q.connecting >= maxConnecting {
+	if len(q.waiting) == 0 || q.starting > 0 || q.full || l.spec.Mode == spec.ModePause || !l.downSince.IsZero() {
 		return
 	}
 	f := q.waiting[0]
+	key := endpoints.Key{Turn: l.turn + 1, Caller: l.hash(f.caller()), Release: true}
+	if _, q.full = l.candidates().First(key); q.full {
+		return
+	}
 	q.remove(f)
-	q.connecting++
 	q.starting++
 	f.released, f.starting = true, true
 	f.pump.Wake()
 	l.attend()
+}
+
+// room has those that wait for room look again. It needs mu.
+func (l *link) room() {
+	l.queue.full = false
+	l.release()
+}
+
+// Room tells that an endpoint of t has room again.
+func (fw *Forwarder) Room(t spec.Target) {
+	for _, l := range fw.all() {
+		l.mu.Lock()
+		if l.queue.full && slices.Contains(l.spec.Targets, t) {
+			l.room()
+		}
+		l.mu.Unlock()
+	}
 }
 
 // begun notes that the connect of a released flow is under way.
@@ -67,9 +195,7 @@ func (l *link) begun(f *flow) {
 // settleRelease notes that a released flow has connected, failed or gone.
 func (l *link) settleRelease(f *flow) {
 	if f.released {
-		l.begun(f)
 		f.released = false
-		l.queue.connecting--
-		l.release()
+		l.begun(f)
 	}
 }

@@ -24,10 +24,56 @@ type stats struct {
 
 type endpointStats struct {
 	endpoint       spec.Endpoint
+	from           spec.Target // that it was connected to for, the last time
 	current, total int64
 	failed         map[string]int64
 	ended          pump.Counters
 	live           pump.Counters // of flows that are connected to it, while a status is made
+	fate           fate
+	early          int           // early closes in a row, as far as they are looked at
+	earlySince     time.Duration // the first of these; as Forwarder.now
+	rejected       int           // connections in a row that it ended at once after it got a header
+	doubted        bool          // it may have ended one so, or the client did
+}
+
+// rejections in a row make it likely that a server does not expect the header.
+const rejections = 3
+
+// mistrusts tells whether the endpoint may reject the header, so that it is to
+// be found out who ends a connection first.
+func (s *stats) mistrusts(e spec.Endpoint) bool {
+	es := s.endpoints[e]
+	return es != nil && (es.doubted || es.rejected > 0)
+}
+
+// rejects notes an early close of a connection that began with a header.
+func (es *endpointStats) rejects(v spec.ProxyVersion) {
+	if v != "" {
+		es.rejected++
+	}
+}
+
+// heard notes the end of a connection.
+func (es *endpointStats) heard(r pump.Result, quick bool, v spec.ProxyVersion) {
+	switch {
+	case r.Counters.Out > 0:
+		es.early, es.rejected, es.doubted = 0, 0, false
+	case v == "" || !quick:
+	case r.Cause == pump.CauseEndpointReset, r.Cause == pump.CauseEOF && r.Counters.In > 0:
+		es.rejected++
+	case r.Cause == pump.CauseEOF: // perhaps of a client that said nothing
+		es.doubted = true
+	}
+}
+
+// headerNote says that the endpoint seems to reject the header; "" when
+// nothing speaks for that. It needs mu.
+func (l *link) headerNote(e spec.Endpoint) string {
+	es := l.stats.endpoints[e]
+	if v := l.sendsProxy(); v == "" || es == nil || es.rejected < rejections {
+		return ""
+	}
+	return "closes every connection at once; it may not expect the PROXY protocol header: send-proxy=off"
 }
 
 func newStats() stats {
@@ -43,18 +89,20 @@ func (s *stats) of(e spec.Endpoint) *endpointStats {
 	return es
 }
 
-// forget drops what is known of endpoints that are neither in the list nor in
-// use, of which moving containers leave one behind at every move.
-func (s *stats) forget(list []endpoints.Candidate) {
-	for e, es := range s.endpoints {
-		if es.current == 0 && !slices.ContainsFunc(list, func(c endpoints.Candidate) bool { return c.Endpoint == e }) {
-			delete(s.endpoints, e)
+// forgetStats drops what is known of endpoints that are neither the link's nor
+// in use, of which moving containers leave one behind at every move.
+func (l *link) forgetStats() {
+	for e, es := range l.stats.endpoints {
+		if es.current == 0 && l.find(e) == nil {
+			l.endFate(es)
+			delete(l.stats.endpoints, e)
 		}
 	}
 }
 
-func (s *stats) connected(e spec.Endpoint) *endpointStats {
-	es := s.of(e)
+func (s *stats) connected(c *endpoints.Candidate) *endpointStats {
+	es := s.of(c.Endpoint)
+	es.from = c.From
 	es.current++
 	es.total++
 	return es
@@ -110,41 +158,63 @@ func describe(s spec.Link) spec.LinkStatus {
 func (l *link) status() spec.LinkStatus {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	list := l.fw.cfg.Pool.List(&l.view, nil).All
+	list := l.candidates().All
 	s := describe(l.spec)
-	s.State = l.state(list)
+	s.State = l.state()
 	if !l.downSince.IsZero() {
 		since := l.downSince
 		s.Since = &since
 	}
+	s.Sources = l.sources()
 	s.Error, s.Learned = l.sourceError()
 	s.Counters = l.counters()
-	for _, c := range list {
-		s.Endpoints = append(s.Endpoints, l.endpointStatus(c))
+	for i := range list {
+		s.Endpoints = append(s.Endpoints, l.endpointStatus(&list[i]))
 	}
 	for e, es := range l.stats.endpoints {
-		if es.current == 0 || slices.ContainsFunc(list, func(c endpoints.Candidate) bool { return c.Endpoint == e }) {
+		if es.current == 0 || l.find(e) != nil {
 			continue
 		}
-		former := l.endpointStatus(endpoints.Candidate{Member: e.Plain()})
-		former.From, former.Health = "", spec.HealthFormer
+		former := l.endpointStatus(&endpoints.Candidate{Member: e.Plain()})
+		former.From, former.Health, former.Check = "", spec.HealthFormer, ""
 		s.Endpoints = append(s.Endpoints, former)
 	}
 	sortFormer(s.Endpoints[len(list):])
 	return s
 }
 
+// sources tell what each target's source last said.
+func (l *link) sources() []spec.SourceStatus {
+	out := make([]spec.SourceStatus, len(l.spec.Targets))
+	for i, t := range l.spec.Targets {
+		a := l.fw.cfg.Pool.Answer(t)
+		out[i] = spec.SourceStatus{Target: t.String(), Source: t.Source, Endpoints: len(a.Endpoints), Learned: optional(a.At), Weak: a.Weak}
+		if a.Err != nil {
+			out[i].Error = a.Err.Error()
+		}
+	}
+	return out
+}
+
 func sortFormer(list []spec.EndpointStatus) {
 	slices.SortFunc(list, func(a, b spec.EndpointStatus) int { return cmp.Compare(a.Address, b.Address) })
 }
 
-func (l *link) state(list []endpoints.Candidate) spec.LinkState {
+func (l *link) state() spec.LinkState {
+	list := l.candidates()
+	bad := slices.ContainsFunc(list.All, func(c endpoints.Candidate) bool { return isBad(&c) })
 	switch {
+	case l.spec.Mode == spec.ModeDrain:
+		return spec.StateDrained
+	case l.spec.Mode == spec.ModePause:
+		return spec.StatePaused
 	case !l.downSince.IsZero() && len(l.queue.waiting) > 0:
 		return spec.StateHolding
 	case !l.downSince.IsZero():
 		return spec.StateDown
-	case slices.ContainsFunc(list, func(c endpoints.Candidate) bool { return c.State == endpoints.Failing }):
+	case l.listen.Protocol == spec.UDP && l.found() && !list.Has(endpoints.Serving) && !list.Has(endpoints.Unknown):
+		return spec.StateDown // its datagrams are dropped, or try what refused before
+	case bad:
 		return spec.StateDegraded
 	}
 	return spec.StateUp
@@ -192,16 +262,37 @@ func (l *link) counters() spec.LinkCounters {
 	}
 }
 
-func (l *link) endpointStatus(c endpoints.Candidate) spec.EndpointStatus {
+func (l *link) endpointStatus(c *endpoints.Candidate) spec.EndpointStatus {
 	s := spec.EndpointStatus{
 		Address:   c.Endpoint.String(),
 		From:      c.From.String(),
 		Health:    c.Health,
+		Since:     optional(c.Since),
+		Check:     checkText(l.view.Check),
+		CheckedAt: optional(c.Checked),
+		Ejected:   optional(c.Until),
+		Weight:    c.Weight,
+		Priority:  c.Priority,
+		Host:      c.Host,
+		Container: c.Container,
+		Near:      c.Near,
 		LastTried: optional(c.Tried),
 		Failed:    map[string]int64{},
 	}
+	if c.Health == spec.HealthDrained {
+		s.Drained = &spec.Override{Kind: spec.OverrideDrain, When: c.Since}
+	}
+	if c.Live != nil {
+		s.Load = c.Live.Load()
+		if c.Protocol != spec.UDP {
+			s.ConnectMS = float64(c.Live.Latency()) / float64(time.Millisecond)
+		}
+	}
 	if c.LastErr != nil {
 		s.LastError = c.LastErr.Error()
+	}
+	if note := l.headerNote(c.Endpoint); note != "" {
+		s.LastError = note
 	}
 	es := l.stats.endpoints[c.Endpoint]
 	if es == nil {
@@ -213,6 +304,21 @@ func (l *link) endpointStatus(c endpoints.Candidate) spec.EndpointStatus {
 	bytes := sum(es.ended, es.live)
 	s.Current, s.Total, s.BytesIn, s.BytesOut = es.current, es.total, bytes.In, bytes.Out
 	return s
+}
+
+// checkText says in words what endpoints are asked.
+func checkText(c spec.Check) string {
+	if !c.Active() {
+		return ""
+	}
+	text := string(c.Kind)
+	switch {
+	case c.Kind == spec.CheckHTTP:
+		text += " GET " + c.Path
+	case c.Role != "":
+		text += " role=" + c.Role
+	}
+	return text + " every " + c.Interval.String()
 }
 
 func optional(t time.Time) *time.Time {

@@ -43,6 +43,8 @@ func newWorld(t *testing.T, change func(*spec.Options), targets ...string) *worl
 	w.pool = endpoints.New(endpoints.Config{
 		Dial:    func(ctx context.Context, e spec.Endpoint, d time.Duration) error { return w.fw.Dial(ctx, e, d) },
 		Changed: func(target spec.Target) { w.fw.Changed(target) },
+		Room:    func(target spec.Target) { w.fw.Room(target) },
+		Connect: func(ctx context.Context, e spec.Endpoint) (net.Conn, error) { return w.fw.Connect(ctx, e) },
 		Suspect: func(spec.Target) { w.suspected.Add(1) },
 		Ours:    pump.IsShortage,
 	})

@@ -1,0 +1,112 @@
+package forward
+
+import (
+	"errors"
+	"slices"
+	"time"
+
+	"legate/internal/spec"
+)
+
+// Errors that end flows for what became of their endpoint.
+var (
+	ErrRemoved   = errors.New("the endpoint has left its source")
+	ErrUnhealthy = errors.New("the endpoint has turned unhealthy")
+)
+
+// fate is what becomes of the connections to an endpoint that left its source
+// or turned unhealthy. It is theirs whose way there began before that: who
+// came later knew of it, as where every endpoint is unhealthy and they are
+// tried all the same.
+type fate struct {
+	why   error         // nil: nothing becomes of them
+	since time.Duration // as Forwarder.now
+	met   bool          // they have been cut
+	timer *time.Timer   // that cuts them
+}
+
+// isFor returns why a connection whose pass began then is to be cut.
+func (ft *fate) isFor(began time.Duration) error {
+	if !ft.met || began > ft.since {
+		return nil
+	}
+	return ft.why
+}
+
+// decideFates gives every endpoint's connections the fate that it has now.
+func (l *link) decideFates() {
+	for _, es := range l.stats.endpoints {
+		l.decideFate(es)
+	}
+}
+
+func (l *link) decideFate(es *endpointStats) {
+	why, what := l.fateOf(es)
+	switch {
+	case what.Kind != spec.FateDrain && what.Kind != spec.FateCut:
+		l.endFate(es)
+	case !errors.Is(es.fate.why, why):
+		l.endFate(es)
+		l.beginFate(es, why, what)
+	}
+}
+
+// fateOf returns what is against an endpoint, and what is to be done then.
+func (l *link) fateOf(es *endpointStats) (why error, what spec.Fate) {
+	o := &l.spec.Options
+	c := l.find(es.endpoint)
+	switch {
+	case l.closed:
+		return nil, spec.Fate{}
+	case c == nil && slices.Contains(l.spec.Targets, es.from):
+		return ErrRemoved, o.OnRemoved
+	case c != nil && c.Health == spec.HealthUnhealthy:
+		return ErrUnhealthy, o.OnUnhealthy
+	case c != nil && c.Health == spec.HealthDrained:
+		return es.fate.why, o.OnUnhealthy // what hides behind that is not known
+	}
+	return nil, spec.Fate{} // it serves, or is of a target that the link had before
+}
+
+func (l *link) beginFate(es *endpointStats, why error, what spec.Fate) {
+	if why == nil {
+		return
+	}
+	es.fate = fate{why: why, since: l.fw.now()}
+	if what.Kind == spec.FateCut || what.Within <= 0 {
+		l.meetFate(es)
+		return
+	}
+	since := es.fate.since
+	l.changes.Add(1)
+	es.fate.timer = time.AfterFunc(what.Within, func() {
+		defer l.changes.Done()
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if es.fate.timer != nil && es.fate.since == since {
+			l.meetFate(es)
+		}
+	})
+}
+
+func (l *link) meetFate(es *endpointStats) {
+	es.fate.met, es.fate.timer = true, nil
+	n := 0
+	for _, f := range l.flows.live {
+		if f.on == es && f.began <= es.fate.since {
+			f.pump.Cut(es.fate.why)
+			n++
+		}
+	}
+	if n > 0 {
+		l.fw.cfg.Log.Info("connections are cut", "link", l.spec.Name, "endpoint", es.endpoint.String(), "connections", n, "why", es.fate.why)
+	}
+}
+
+// endFate forgets the fate of an endpoint that is as it should be again.
+func (l *link) endFate(es *endpointStats) {
+	if es.fate.timer != nil && es.fate.timer.Stop() {
+		l.changes.Done()
+	}
+	es.fate = fate{}
+}
