@@ -3,6 +3,7 @@ package lab
 import (
 	_ "embed"
 	"errors"
+	"fmt"
 	"os"
 	"path"
 	"path/filepath"
@@ -35,7 +36,7 @@ func Postgres() (Image, error) {
 	}
 	share := filepath.Join("/usr/share/postgresql", path.Base(home))
 	if _, err := os.Stat(share); err != nil {
-		return Image{}, err
+		return Image{}, fmt.Errorf("find PostgreSQL: %w", err)
 	}
 	image.Files = append(image.Files, share)
 	return image, nil
