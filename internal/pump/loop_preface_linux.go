@@ -79,11 +79,18 @@ func (l *loop) badPreface(f *epollFlow, err error) {
 // known for sure: it tells whether an endpoint's early close may be made good.
 func (l *loop) prefaced(f *epollFlow, a Attempt) {
 	c := &f.s.side[client]
-	if c.has(finished|urgent) || l.k.unread(int(c.fd)) > 0 {
-		c.set(readable)
-	} else {
-		c.clear(readable)
-	}
+	buffer := l.buffers.take()
+	_, errno := l.k.peek(int(c.fd), l.buffers.at(buffer)[:1])
+	l.buffers.put(buffer)
 	f.preface = nil
+	switch errno {
+	case 0:
+		c.set(readable)
+	case unix.EAGAIN:
+		c.clear(readable)
+	default:
+		l.end(f, ending{cause: CauseAbandoned, err: broke(errno), reset: true})
+		return
+	}
 	l.ask(f, a)
 }

@@ -30,6 +30,7 @@ type simEnd struct {
 	in             simStream
 	queue, room    int   // readable, and at most
 	position       int64 // of the first that is readable
+	skipped        int64 // of them that were a preface
 	rcvShut, rcvFF bool  // RCV_SHUTDOWN; SOCK_DONE: a FIN came
 	urgent         bool  // out-of-band data is before the byte at mark
 	mark           int64

@@ -14,6 +14,7 @@ type simPhase uint8
 const (
 	simComing simPhase = iota
 	simParked
+	simPrefacing
 	simConnecting
 	simOpen
 	simGivenUp
@@ -22,7 +23,7 @@ const (
 )
 
 func (p simPhase) String() string {
-	return [...]string{"coming", "parked", "connecting", "open", "given up", "frozen", "done"}[p]
+	return [...]string{"coming", "parked", "in its preface", "connecting", "open", "given up", "frozen", "done"}[p]
 }
 
 // simDecision is what a handler will say.
@@ -34,6 +35,7 @@ type simDecision struct {
 	settle   time.Duration
 	retry    bool
 	park     time.Duration
+	preface  *simPreface
 	end      error
 }
 
@@ -41,6 +43,8 @@ func (d simDecision) String() string {
 	switch {
 	case d.end != nil:
 		return d.end.Error()
+	case d.preface != nil:
+		return fmt.Sprintf("%+v", *d.preface)
 	case len(d.ways) > 0:
 		return fmt.Sprintf("%d legs, stagger %v, deadline %v, settle %v, retry %v, prefix %d", len(d.ways), d.stagger, d.deadline, d.settle, d.retry, len(d.ways[0].prefix))
 	}
@@ -75,6 +79,9 @@ type simFlow struct {
 	wokenBy         int // calls of Next
 	cutAt           int64
 	cutErr          error
+	partedAt        int64    // when it was cut with io.EOF; never
+	owed            [2]int64 // up to there each side had sent by then
+	said            simSaying
 	freezes         bool  // Freeze was asked for
 	troubleAt       int64 // when a side was reset; never
 	bothAt          int64 // when both ends were said and delivered
@@ -120,9 +127,12 @@ func (f *simFlow) wake() {
 }
 
 func (f *simFlow) cut(err error) {
-	if f.flow != nil && f.cutErr == nil {
-		f.w.log("cut %s", f.name)
+	if f.flow != nil && (f.cutErr == nil || f.cutGently() && !errors.Is(err, io.EOF)) {
+		f.w.log("cut %s: %v", f.name, err)
 		f.cutAt, f.cutErr = f.w.now, err
+		if f.cutGently() {
+			f.parts()
+		}
 		f.flow.Cut(err)
 	}
 }
@@ -151,6 +161,7 @@ func (h simHandler) Next(fl *Flow, last Attempt) Step {
 		w.fail("handler", "%s is said to come from %v", f.name, fl.Client)
 	}
 	f.checkAttempt(last)
+	f.takeBack()
 	if f.asked >= len(f.decisions) {
 		f.decisions = append(f.decisions, simDecision{end: errSimEnd})
 	}
@@ -184,6 +195,8 @@ func (f *simFlow) stepOf(d simDecision) (s Step) {
 	case d.end != nil:
 		f.phase = simGivenUp
 		s.End = d.end
+	case d.preface != nil:
+		s.Preface = f.prefaceOf(d.preface)
 	case len(d.ways) > 0:
 		f.phase = simConnecting
 		for i, y := range d.ways {
@@ -243,6 +256,8 @@ func (f *simFlow) checkAttempt(last Attempt) {
 		if late := w.epolls[f.loop].slept - f.until; late > int64(simTick) {
 			bad("the loop overslept by " + time.Duration(late).String())
 		}
+	case Prefaced, BadPreface:
+		f.checkPreface(last, bad)
 	default:
 		bad("what is that")
 	}
@@ -266,7 +281,7 @@ func (f *simFlow) checkEarly(last Attempt, bad func(string)) {
 		bad("it is neither io.EOF nor ErrReset")
 	case errors.Is(last.Err, io.EOF) && !y.ours.rcvFF, errors.Is(last.Err, ErrReset) && !y.ours.reset:
 		bad("it closed in the other way")
-	case y.ours.position > 0 || y.ours.written > int64(len(y.prefix)) || f.client.position > 0 || f.client.written > 0:
+	case y.ours.position > 0 || y.ours.written > int64(len(y.prefix)) || f.client.carried() > 0 || f.client.written > 0:
 		bad("bytes have moved")
 	case f.w.now > f.openAt+int64(EarlyClose):
 		bad("that is late")
@@ -323,6 +338,7 @@ func (h simHandler) Connected(fl *Flow, leg int) {
 		w.fail("handler", "%s: leg %d is connected to itself", f.name, leg)
 	}
 	f.checkLegs(leg)
+	f.takeBack()
 	f.client.out = simCheck{stream: &y.ours.in}
 	w.moved++
 	w.log("%s: leg %d, %s, has won", f.name, leg, y.name)
@@ -337,6 +353,7 @@ func (h simHandler) Done(fl *Flow, r Result) {
 	w.moved++
 	w.log("%s: done: %s %v %+v", f.name, r.Cause, r.Err, r.Counters)
 	f.flow = nil
+	f.takeBack()
 	f.checkCounters(r)
 	h.meddle(f)
 	if r.Cause == CauseMoved {

@@ -42,7 +42,7 @@ func (s *simEpoll) kernel() kernel {
 		now:   func() int64 { return w.now },
 		wait:  s.wait, wake: s.wake, watch: s.watch, unwatch: s.unwatch,
 		accept: w.accept, dial: w.dial, local: w.local, meetsItself: w.meetsItself,
-		read: w.read, write: w.write, splice: w.splice, pipe: w.pipe,
+		read: w.read, peek: w.peek, write: w.write, splice: w.splice, pipe: w.pipe,
 		shut: w.shut, close: w.close, abort: w.abort,
 		tend: w.tend, takeError: w.takeError, unread: w.unread, undelivered: w.undelivered,
 		silent: func(fd int, after time.Duration) bool {
@@ -119,6 +119,18 @@ func (w *simWorld) read(fd int, p []byte) (int, unix.Errno) {
 	e.ate(n, errno)
 	w.onRead(e, n)
 	e.taken(n)
+	return n, errno
+}
+
+func (w *simWorld) peek(fd int, p []byte) (int, unix.Errno) {
+	w.meanwhile()
+	e := w.socket(fd, "recv")
+	n, errno := e.receive(len(p))
+	e.in.fill(p[:n], e.position)
+	if w.tracing {
+		w.log("peek %s of %d: %d %v", e.name, len(p), n, simErrno(errno))
+	}
+	e.ate(n, errno)
 	return n, errno
 }
 

@@ -23,7 +23,7 @@ func TestSimulation(t *testing.T) {
 		if err != nil {
 			t.Fatalf("LEGATE_SIM_SEED=%q is no seed: %v", s, err)
 		}
-		simSeed(t, seed, pattern)
+		simSeed(t, seed, simOf(seed), pattern)
 		return
 	}
 	long := simDuration(t)
@@ -41,10 +41,10 @@ func TestSimulation(t *testing.T) {
 			for !failed.Load() && time.Since(start) < long {
 				seed := base + next.Add(1)
 				present.Store(seed)
-				n, failure := trySim(seed, pattern)
-				turns.Add(uint64(n))
+				s, failure := playSim(simOf(seed), pattern, false)
+				turns.Add(uint64(s.turns))
 				if failure != nil && failed.CompareAndSwap(false, true) {
-					simSeed(t, seed, pattern)
+					simSeed(t, seed, simOf(seed), pattern)
 				}
 			}
 		})
@@ -109,17 +109,18 @@ func simDuration(t *testing.T) time.Duration {
 
 // simSeed plays one seed; when it fails it shrinks what was drawn and tells the
 // story of what is left.
-func simSeed(t *testing.T, seed uint64, pattern *simPattern) {
+func simSeed(t *testing.T, seed uint64, x simSource, pattern *simPattern) {
 	t.Helper()
-	c, failure := runSim(seed, pattern)
+	_, failure := playSim(x, pattern, false)
+	c := simChoices{x.plan.used(), x.more.used(), x.play.used()}
 	if failure == nil {
 		t.Logf("seed %d passes", seed)
 		return
 	}
 	small := shrinkSim(c, failure.kind, pattern)
-	s, shrunk := playSim(playSimDraws(small.plan), playSimDraws(small.play), pattern, true)
+	s, shrunk := playSim(small.source(), pattern, true)
 	t.Errorf("seed %d: %v\n\nas small as it gets (%d of %d choices):\n%s\n%v\n\nreplay: LEGATE_SIM_SEED=%d go test -tags pumpcheck -run 'TestSimulation$' ./internal/pump",
-		seed, failure, len(small.plan)+len(small.play), len(c.plan)+len(c.play), s.w.story(), shrunk, seed)
+		seed, failure, small.size(), c.size(), s.w.story(), shrunk, seed)
 }
 
 // TestSimulation_Seeds plays schedules that found something: in the loop, or in
@@ -161,9 +162,9 @@ func TestSimulation_Seeds(t *testing.T) {
 		{136638169204796, "a flow began with the flags of the one before"},
 	} {
 		t.Run(fmt.Sprint(c.seed), func(t *testing.T) {
-			if _, failure := runSim(c.seed, pattern); failure != nil {
+			if _, failure := playSim(simBefore(c.seed), pattern, false); failure != nil {
 				t.Logf("found before: %s", c.why)
-				simSeed(t, c.seed, pattern)
+				simSeed(t, c.seed, simBefore(c.seed), pattern)
 			}
 		})
 	}
@@ -182,6 +183,6 @@ func TestSimulation_Replays(t *testing.T) {
 }
 
 func tellSim(seed uint64, pattern *simPattern) string {
-	s, failure := playSim(newSimDraws(seed, 1), newSimDraws(seed, 2), pattern, true)
+	s, failure := playSim(simOf(seed), pattern, true)
 	return fmt.Sprint(s.w.story(), failure)
 }

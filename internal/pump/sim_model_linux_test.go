@@ -98,7 +98,7 @@ func (p *simTwin) play(rng *rand.Rand) {
 		}
 		fd, e, n := p.fds[i], p.ends[i], 1+rng.IntN(len(buf))
 		var what, real, model string
-		switch rng.IntN(12) {
+		switch rng.IntN(14) {
 		case 0, 1, 2:
 			what = fmt.Sprintf("write %d", n)
 			real = simSaid(unix.SendmsgN(fd, buf[:n], nil, nil, unix.MSG_NOSIGNAL))
@@ -129,6 +129,11 @@ func (p *simTwin) play(rng *rand.Rand) {
 			e.abort()
 		case 11:
 			what = "look"
+		case 12, 13:
+			what = fmt.Sprintf("peek %d", n)
+			got, _, err := unix.Recvfrom(fd, buf[:n], unix.MSG_PEEK)
+			real = simSaid(got, err)
+			model = simSays(e.receive(n))
 		}
 		p.story += fmt.Sprintf("%d %s: %s, simulated %s\n", i, what, real, model)
 		if real != model {

@@ -30,6 +30,9 @@ func (f *simFlow) checkCounters(r Result) {
 	}
 }
 
+// carried is how many bytes were read to be passed on.
+func (e *simEnd) carried() int64 { return e.position - e.skipped }
+
 // dead tells whether the kernel knows that a connection was broken.
 func (e *simEnd) dead() bool {
 	return e != nil && (e.reset || e.err != 0 || e.died || e.unix && e.other.orphan)
@@ -65,8 +68,8 @@ func (f *simFlow) checkDone(r Result) {
 		}
 		f.checkReset(c, bad)
 	case CauseAbandoned:
-		left := c.reset || c.died || c.rcvFF && c.unreadAtClose == 0 || c.unix && c.other.orphan
-		if f.phase != simParked || !left {
+		broken := c.reset || c.died || c.unix && c.other.orphan
+		if !broken && (f.phase != simParked || !c.rcvFF || c.unreadAtClose > 0) || f.phase != simParked && f.phase != simPrefacing {
 			bad("the client has not left")
 		}
 	case CausePeerVanished:
@@ -78,6 +81,10 @@ func (f *simFlow) checkDone(r Result) {
 			bad("the handler did not end it so")
 		}
 	case CauseCut:
+		if errors.Is(r.Err, io.EOF) {
+			f.checkParted(bad)
+			break
+		}
 		if (f.cutErr == nil || !errors.Is(r.Err, f.cutErr)) && !f.freezes && (w.cutAll == 0 || !errors.Is(r.Err, os.ErrClosed)) {
 			bad("nobody cut it so")
 		}
@@ -117,10 +124,13 @@ func (w *simWorld) checkEnd(e *simEnd) {
 	src := f.opposite(e)
 	switch {
 	case src == nil || src == e || e.sndShut || e.dead():
+	case f.partedAt != never:
+		f.checkLast(e, src)
+		return
 	case !src.rcvFF:
 		w.fail("fin", "FIN is said to %s, but %s has sent none (reset: %v)", e.name, src.name, src.reset)
-	case src.queue > 0 || e.payload() != src.position:
-		w.fail("fin", "FIN is said to %s after %d bytes; %s has sent %d, of which %d are unread", e.name, e.payload(), src.name, src.position+int64(src.queue), src.queue)
+	case src.queue > 0 || e.payload() != src.carried():
+		w.fail("fin", "FIN is said to %s after %d bytes; %s has sent %d, of which %d are unread", e.name, e.payload(), src.name, src.carried()+int64(src.queue), src.queue)
 	}
 	if e == f.client && src != nil {
 		f.checkMissedRetry()
@@ -132,7 +142,7 @@ func (w *simWorld) checkEnd(e *simEnd) {
 func (f *simFlow) checkMissedRetry() {
 	y := f.way
 	if f.moves == 0 && f.decision.retry && f.w.now-f.openAt < int64(EarlyClose) && y.ours.position == 0 && y.ours.queue == 0 && y.ours.payload() == 0 &&
-		f.client.position == 0 && f.client.queue == 0 && !f.client.rcvShut {
+		f.client.carried() == 0 && f.client.queue == 0 && !f.client.rcvShut {
 		f.w.fail("retry", "%s: the end of an endpoint that closed early is passed on", f.name)
 	}
 }
@@ -149,6 +159,9 @@ func (w *simWorld) closing(e *simEnd, reset bool) {
 		f.phase = simDone // it could not be watched
 		return
 	}
+	if f.partedAt != never {
+		return // checkParted looks at it
+	}
 	if f.phase != simOpen || reset || f.opposite(e) == nil {
 		if f.phase == simGivenUp && !reset && e.queue > 0 && w.now < f.stepAt+int64(lingerTime-simTick) && !e.dead() {
 			w.fail("close", "%s is closed with %d bytes unread", e.name, e.queue)
@@ -156,7 +169,7 @@ func (w *simWorld) closing(e *simEnd, reset bool) {
 		return
 	}
 	y := f.way
-	early := y != nil && e == y.ours && f.decision.retry && e.position == 0 && e.payload() == 0 && f.client.written == 0 && f.client.position == 0
+	early := y != nil && e == y.ours && f.decision.retry && e.position == 0 && e.payload() == 0 && f.client.written == 0 && f.client.carried() == 0
 	if early || e.dead() || f.opposite(e).dead() {
 		return
 	}
@@ -193,7 +206,7 @@ func (f *simFlow) checkGrace(e *simEnd) {
 	if w.now > max(src.resetAt, src.diedAt, f.openAt)+int64(lingerTime-simTick) {
 		return
 	}
-	held := src.position + int64(len(e.out.prefix)) - e.written
+	held := src.carried() + int64(len(e.out.prefix)) - e.written
 	unread := max(src.queue, src.unreadAtClose)
 	if n := e.flight; !e.unix && n > 0 || held > 0 || unread > 0 {
 		w.fail("grace", "%s is reset with %d bytes not delivered, %d held and %d unread", e.name, e.flight, held, unread)
@@ -255,11 +268,17 @@ func (w *simWorld) checkAsleep(loop int) {
 func (f *simFlow) checkWaiting() {
 	w := f.w
 	lost := func(format string, args ...any) { w.fail("lost", f.name+" ("+f.phase.String()+"): "+format, args...) }
-	if f.cutErr != nil && w.now > f.cutAt+int64(simTick) {
+	if f.cutErr != nil && !f.cutGently() && w.now > f.cutAt+int64(simTick) {
 		lost("it was cut %v ago", time.Duration(w.now-f.cutAt))
 	}
 	c := f.client
+	if f.partedAt != never {
+		f.checkParting(lost)
+		return
+	}
 	switch f.phase {
+	case simPrefacing:
+		f.checkPrefacing(lost)
 	case simParked:
 		switch {
 		case f.wakes > f.answered:
@@ -334,7 +353,7 @@ func (f *simFlow) checkOpen(lost func(string, ...any)) {
 		if i == client && settling {
 			continue
 		}
-		held := src.position + int64(len(dst.out.prefix)) - dst.written
+		held := src.carried() + int64(len(dst.out.prefix)) - dst.written
 		switch {
 		case dst.sndShut && !dst.unix:
 		case (src.queue > 0 || held > 0) && dst.spacious() && dst.free() > 0:

@@ -11,6 +11,7 @@ import (
 // The first value of every choice makes for the plainest world.
 type simPlan struct {
 	d    *simDraws
+	more *simDraws // what older seeds do without
 	w    *simWorld
 	s    *sim
 	tiny bool
@@ -52,7 +53,7 @@ func (p *simPlan) moment() time.Duration {
 
 func (p *simPlan) flow(id int) {
 	d, w := p.d, p.w
-	f := &simFlow{w: w, id: id, name: fmt.Sprintf("flow %d", id), troubleAt: never, bothAt: never}
+	f := &simFlow{w: w, id: id, name: fmt.Sprintf("flow %d", id), troubleAt: never, bothAt: never, partedAt: never}
 	f.listener = d.n(p.s.loops)
 	unixSocket := p.s.networks[f.listener] == Unix
 	room := p.room()
@@ -64,12 +65,19 @@ func (p *simPlan) flow(id int) {
 	f.caller = &simPeer{w: w, end: far}
 	f.script = p.script()
 	for range 1 + d.n(simPick(d, 1, 4)) {
+		if p.more.n(6) == 5 {
+			f.decisions = append(f.decisions, simDecision{preface: p.preface(f.client.room)})
+		}
 		f.decisions = append(f.decisions, p.decision(f))
 	}
 	w.flows = append(w.flows, f)
 	w.after(p.moment(), func() { p.s.arrive(f) })
 	for range simPick(d, 0, 0, 0, 1, 3) {
 		p.action(f)
+	}
+	if p.more.n(4) == 3 {
+		at := simPick(p.more, 0, time.Millisecond, 7*time.Millisecond, 60*time.Millisecond, 400*time.Millisecond)
+		w.after(at+simPick(p.more, 0, 20*time.Microsecond, 500*time.Microsecond, 900*time.Millisecond), func() { f.cut(io.EOF) })
 	}
 }
 

@@ -35,23 +35,31 @@ type sim struct {
 }
 
 // simChoices are all that a simulation depends on.
-type simChoices struct{ plan, play []uint32 }
+type simChoices struct{ plan, more, play []uint32 }
 
-// runSim runs the simulation of a seed.
-func runSim(seed uint64, pattern *simPattern) (simChoices, *simFailure) {
-	plan, play := newSimDraws(seed, 1), newSimDraws(seed, 2)
-	_, failure := playSim(plan, play, pattern, false)
-	return simChoices{plan.used(), play.used()}, failure
+// simSource is where the choices come from: of the plan, of what was added to
+// it later, so that older seeds keep their meaning without that, and of the rest.
+type simSource struct{ plan, more, play *simDraws }
+
+func simOf(seed uint64) simSource {
+	return simSource{newSimDraws(seed, 1), newSimDraws(seed, 3), newSimDraws(seed, 2)}
 }
 
-// trySim runs the simulation of a seed for its outcome.
-func trySim(seed uint64, pattern *simPattern) (turns int, failure *simFailure) {
-	s, failure := playSim(newSimDraws(seed, 1), newSimDraws(seed, 2), pattern, false)
-	return s.turns, failure
+// simBefore is a seed as it was before prefaces and gentle ends.
+func simBefore(seed uint64) simSource {
+	x := simOf(seed)
+	x.more = playSimDraws(nil)
+	return x
 }
 
-func playSim(plan, play *simDraws, pattern *simPattern, tracing bool) (s *sim, failure *simFailure) {
-	w := &simWorld{d: play, now: int64(time.Second), ways: map[string]*simWay{}, pattern: pattern, tracing: tracing}
+func (c simChoices) source() simSource {
+	return simSource{playSimDraws(c.plan), playSimDraws(c.more), playSimDraws(c.play)}
+}
+
+func (c simChoices) size() int { return len(c.plan) + len(c.more) + len(c.play) }
+
+func playSim(x simSource, pattern *simPattern, tracing bool) (s *sim, failure *simFailure) {
+	w := &simWorld{d: x.play, now: int64(time.Second), ways: map[string]*simWay{}, pattern: pattern, tracing: tracing}
 	s = &sim{w: w, handler: simHandler{w}}
 	defer func() {
 		switch r := recover().(type) {
@@ -62,7 +70,7 @@ func playSim(plan, play *simDraws, pattern *simPattern, tracing bool) (s *sim, f
 			failure = &simFailure{"panic", fmt.Sprintf("%v\n%s", r, debug.Stack())}
 		}
 	}()
-	(&simPlan{d: plan, w: w, s: s}).draw()
+	(&simPlan{d: x.plan, more: x.more, w: w, s: s}).draw()
 	w.busy++ // nothing happens before the loops are there
 	s.start()
 	w.busy--
@@ -173,7 +181,7 @@ func (s *sim) resume(f *simFlow, state State) {
 		s.engine.net.fds.release(-2)
 		l.load.Add(1)
 		f.moves++
-		f.phase, f.loop, f.cutErr = simOpen, i, nil
+		f.phase, f.loop, f.cutErr, f.partedAt = simOpen, i, nil, never
 		f.resuming = true
 		s.w.log("resume %s on loop %d", f.name, i)
 		fl, err := l.resume(state, &r, s.handler, f)

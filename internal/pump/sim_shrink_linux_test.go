@@ -10,13 +10,14 @@ const shrinkFor = 20 * time.Second
 func shrinkSim(c simChoices, kind string, pattern *simPattern) simChoices {
 	until := time.Now().Add(shrinkFor)
 	try := func(x simChoices) bool {
-		_, failure := playSim(playSimDraws(x.plan), playSimDraws(x.play), pattern, false)
+		_, failure := playSim(x.source(), pattern, false)
 		return failure != nil && failure.kind == kind
 	}
 	for better := true; better && time.Now().Before(until); {
 		better = false
 		for _, list := range []func(*simChoices) *[]uint32{
 			func(x *simChoices) *[]uint32 { return &x.play },
+			func(x *simChoices) *[]uint32 { return &x.more },
 			func(x *simChoices) *[]uint32 { return &x.plan },
 		} {
 			better = shrinkList(&c, list, try, until) || better

@@ -56,6 +56,7 @@ func (s simStream) has(p []byte, position int64) bool {
 type simCheck struct {
 	prefix []byte
 	stream *simStream // nil: nothing
+	skip   int64      // bytes at its beginning that were a preface
 }
 
 // bytes tells whether p may be written when n bytes were written before.
@@ -67,11 +68,11 @@ func (c *simCheck) bytes(p []byte, n int64) bool {
 		}
 		p, n = p[head:], n+int64(head)
 	}
-	return len(p) == 0 || c.stream != nil && c.stream.has(p, n-int64(len(c.prefix)))
+	return len(p) == 0 || c.stream != nil && c.stream.has(p, n-int64(len(c.prefix))+c.skip)
 }
 
 // spliced tells whether bytes of a stream from a position on may be written
 // when n bytes were written before.
 func (c *simCheck) spliced(s simStream, position, n int64) bool {
-	return c.stream != nil && *c.stream == s && position == n-int64(len(c.prefix))
+	return c.stream != nil && *c.stream == s && position == n-int64(len(c.prefix))+c.skip
 }

@@ -34,6 +34,7 @@ type simWay struct {
 	plain   bool
 	itself  bool
 	prefix  []byte
+	lent    []byte // the leg's copy of it, until the handler is called again
 	number  int
 	path    string
 	index   int // that won
@@ -55,7 +56,8 @@ func simAddress(leg *Leg) string {
 }
 
 func (y *simWay) leg() Leg {
-	l := Leg{Network: TCP, Addr: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 1, 1}), uint16(y.number)), Prefix: y.prefix, Begin: func() { y.begun++ }}
+	y.lent = append([]byte(nil), y.prefix...)
+	l := Leg{Network: TCP, Addr: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 1, 1}), uint16(y.number)), Prefix: y.lent, Begin: func() { y.begun++ }}
 	if y.unix {
 		l.Network, l.Addr, l.Path = Unix, netip.AddrPort{}, fmt.Sprintf("/sim/%d", y.number)
 	}
@@ -120,7 +122,7 @@ func (y *simWay) pair() {
 	y.ours.plain = y.plain
 	y.ours.flow = y.flow
 	y.ours.in = y.w.newStream()
-	y.ours.out = simCheck{prefix: y.prefix, stream: &y.flow.client.in}
+	y.ours.out = simCheck{prefix: y.prefix, stream: &y.flow.client.in, skip: y.flow.client.skipped}
 	y.peer = &simPeer{w: y.w, end: far}
 }
 
