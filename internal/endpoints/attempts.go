@@ -31,7 +31,14 @@ func (p *Pool) Served(c *Candidate, at time.Time) {
 
 // Report says what became of an attempt at e; nil means that it connected.
 func (p *Pool) Report(e spec.Endpoint, err error) {
-	p.with(e, func(e *Live) { p.record(e, err) })
+	p.with(e, func(e *Live) {
+		was := e.state
+		p.record(e, err)
+		if e.state != was {
+			e.began = e.tried // the next attempt of our own can wait
+		}
+		p.plan(e)
+	})
 }
 
 // Suspect says that e gave reason to ask its sources again, though no attempt
@@ -98,7 +105,7 @@ func (p *Pool) with(e spec.Endpoint, do func(*Live)) {
 	}
 }
 
-// record notes the outcome of an attempt.
+// record notes the outcome of an attempt; the caller plans what is next.
 func (p *Pool) record(e *Live, err error) {
 	e.doubted = false
 	switch {
@@ -108,7 +115,6 @@ func (p *Pool) record(e *Live, err error) {
 		p.failed(e, err)
 	}
 	e.settled.Store(e.state == Serving && len(e.targets) > 0)
-	p.plan(e)
 }
 
 func (p *Pool) reached(e *Live) {

@@ -44,7 +44,7 @@ func (p *Pool) settle(e *Live) {
 	e.asked = slices.DeleteFunc(e.asked, func(a *asked) bool {
 		switch {
 		case e.wants(a.check):
-			a.next = max(a.next, 1) // at once, if a link has it for the first time
+			a.next = max(a.next, atOnce) // that, if a link has it for the first time
 			return false
 		case len(e.targets) > 0 && p.now() < a.proven:
 			a.next = 0

@@ -9,35 +9,28 @@ import (
 	"legate/internal/spec"
 )
 
-func turnOf(l *List, turn uint64) []Candidate {
-	var out []Candidate
-	for _, c := range l.Turn(turn, nil) {
-		out = append(out, *c)
-	}
-	return out
-}
-
 func TestList_LastsUntilSomethingChanges(t *testing.T) {
 	inWorld(t, func(w *world) {
 		targets := []spec.Target{one, two}
 		w.set(one, tcp(1), tcp(2))
 		w.set(two, udp(3))
-		l := w.pool.List(targets, nil)
+		v := view(targets...)
+		l := w.pool.List(v, nil)
 		stays := func(what string, do func()) {
 			t.Helper()
 			do()
-			if again := w.pool.List(targets, l); again != l {
+			if again := w.pool.List(v, l); again != l {
 				t.Errorf("%s makes another list", what)
 			}
 		}
 		changes := func(what string, do func()) {
 			t.Helper()
 			do()
-			again := w.pool.List(targets, l)
+			again := w.pool.List(v, l)
 			if again == l {
 				t.Errorf("%s leaves the list as it was", what)
 			}
-			if want := w.candidates(targets, 0); !slices.Equal(again.All, want) {
+			if want := w.pool.List(v, nil).All; !slices.Equal(again.All, want) {
 				t.Errorf("%s: %v, want %v", what, again.All, want)
 			}
 			l = again
@@ -52,7 +45,7 @@ func TestList_LastsUntilSomethingChanges(t *testing.T) {
 		changes("an answer", func() { w.set(one, tcp(2)) })
 		changes("a target less", func() { w.pool.Keep([]spec.Target{two}) })
 		changes("a refusal", func() { w.pool.Report(udp(3), errRefused) })
-		changes("the end of its penalty", func() { w.until(time.Second + udpPenalty) })
+		changes("the end of its penalty", func() { w.until(time.Second + firstBackoffUDP) })
 		if s := l.All[0].State; s != Unknown {
 			t.Errorf("state %v after the penalty", s)
 		}
@@ -62,7 +55,7 @@ func TestList_LastsUntilSomethingChanges(t *testing.T) {
 func TestServed_IsAReportOfSuccess(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.set(one, tcp(1))
-		old := w.pool.List([]spec.Target{one}, nil)
+		old := w.pool.List(view(one), nil)
 		served := func() { w.pool.Served(&old.All[0], time.Now()) }
 		check := func(want State) {
 			t.Helper()
@@ -95,9 +88,9 @@ func TestServed_EndsADoubt(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.set(one, tcp(1))
 		w.pool.Report(tcp(1), nil)
-		l := w.pool.List([]spec.Target{one}, nil)
+		l := w.pool.List(view(one), nil)
 		w.pool.mu.Lock()
-		w.pool.endpoints[tcp(1)].probing = true // none starts
+		w.pool.running = maxRunning // none starts
 		w.pool.mu.Unlock()
 		w.pool.Doubt(tcp(1))
 		w.pool.Served(&l.All[0], time.Now())
@@ -112,16 +105,17 @@ func TestServed_EndsADoubt(t *testing.T) {
 func TestList_AndServedAllocateNothing(t *testing.T) {
 	p := New(Config{})
 	defer p.Close()
-	targets := []spec.Target{one, two}
+	v := view(one, two)
 	p.Set(one, spec.Answer{Endpoints: spec.Members(tcp(1), tcp(2))})
 	p.Set(two, spec.Answer{Endpoints: spec.Members(tcp(3)), Weak: true, Err: errors.New("no such name")})
 	var l *List
 	var turn uint64
-	buf := make([]*Candidate, 0, 3)
 	if n := testing.AllocsPerRun(100, func() {
 		turn++
-		l = p.List(targets, l)
-		p.Served(l.Turn(turn, buf)[0], time.Now())
+		l = p.List(v, l)
+		c, _ := l.First(Key{Turn: turn})
+		p.Served(c, time.Now())
+		p.Answered(c.Live)
 		p.Suspect(tcp(1))
 	}); n != 0 {
 		t.Errorf("%v allocations per connection", n)

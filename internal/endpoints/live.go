@@ -53,6 +53,7 @@ type known struct {
 	doubted   bool  // to be probed once, whatever its state
 	lastErr   error
 	tried     time.Duration // the last attempt that somebody reported
+	began     time.Duration // the last attempt of our own, or what made it unnecessary
 	since     time.Duration // of state
 	ejected   time.Duration // since when it is, or last was
 	until     time.Duration // the end of its back-off

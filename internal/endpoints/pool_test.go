@@ -62,7 +62,7 @@ func TestProbe_TellsTheTargetsConcerned(t *testing.T) {
 		w.wantCalls("changed", &w.changed)
 		w.wantCalls("suspect", &w.suspect, one, two)
 		w.refuse(tcp(1), false)
-		w.until(2500 * time.Millisecond)
+		w.until(3500 * time.Millisecond)
 		w.wantCalls("changed", &w.changed, one, two)
 		w.wantCalls("suspect", &w.suspect)
 	})
@@ -154,7 +154,7 @@ func TestKeep_ForgetsTheOthers(t *testing.T) {
 		w.set(one, tcp(1))
 		w.set(two, tcp(2))
 		w.fail(tcp(2))
-		w.pool.Watch("link", []spec.Target{one, two}, Urgent)
+		w.pool.Watch("link", *view(one, two), Urgent)
 		w.pool.Keep([]spec.Target{two, named("never seen")})
 		w.wantOrder(0, []spec.Target{one, two}, tcp(2))
 		if a := w.pool.Answer(one); len(a.Endpoints) != 0 || !a.At.IsZero() {
@@ -163,10 +163,9 @@ func TestKeep_ForgetsTheOthers(t *testing.T) {
 		if w.state(two, tcp(2)) != Failing {
 			t.Error("what was kept lost its state")
 		}
-		w.set(one, tcp(1)) // named again: nobody watches it
-		w.probes(tcp(1))
+		w.set(one, tcp(1)) // named again: who watched it still does
 		w.until(time.Minute)
-		w.wantProbes(tcp(1))
+		w.wantProbes(tcp(1), 0)
 	})
 }
 
@@ -215,7 +214,7 @@ func (w *world) stir(i int) {
 	t := []spec.Target{one, two}[i%2]
 	for n := range 100 {
 		w.set(t, tcp(byte(n%3)), tcp(byte(i)))
-		w.pool.Watch(i, []spec.Target{one, two}, Attention(n%4))
+		w.pool.Watch(i, *view(one, two), Attention(n%4))
 		w.candidates([]spec.Target{one, two}, uint64(n))
 		w.pool.Report(tcp(byte(n%3)), []error{nil, errRefused}[n%2])
 		time.Sleep(time.Duration(n) * time.Millisecond) //nolint:forbidigo // fake time: lets probes run in between

@@ -17,16 +17,16 @@ func (w *world) wantProbes(e spec.Endpoint, want ...int) {
 	}
 }
 
-func TestProbe_FailingEndpointOnceASecondUntilItServes(t *testing.T) {
+func TestProbe_FailingEndpointAtTheEndOfEachBackoffUntilItServes(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.set(one, tcp(1), tcp(2))
 		w.until(300 * time.Millisecond)
 		w.fail(tcp(1))
-		w.until(2500 * time.Millisecond)
-		w.wantProbes(tcp(1), 1300, 2300)
+		w.until(100 * time.Second)
+		w.wantProbes(tcp(1), 1300, 3300, 7300, 15300, 31300, 61300, 91300)
 		w.refuse(tcp(1), false)
 		w.until(time.Hour)
-		w.wantProbes(tcp(1), 3300)
+		w.wantProbes(tcp(1), 121300)
 		w.wantProbes(tcp(2))
 		if w.state(one, tcp(1)) != Serving {
 			t.Error("it was found, but does not serve")
@@ -55,7 +55,7 @@ func TestProbe_UnknownEndpointAtOnceWhenTheLinkIsDown(t *testing.T) {
 		w.set(one, tcp(1))
 		w.until(time.Minute)
 		w.wantProbes(tcp(1))
-		w.pool.Watch("link", []spec.Target{one}, Down)
+		w.pool.Watch("link", *view(one), Down)
 		w.until(61500 * time.Millisecond)
 		w.wantProbes(tcp(1), 60000, 61000)
 		w.set(one, tcp(1), tcp(2)) // one that appears meanwhile
@@ -87,7 +87,7 @@ func TestProbe_Attention(t *testing.T) {
 				w.until(950 * time.Millisecond)
 				w.fail(failing)
 				w.until(time.Second)
-				w.pool.Watch("link", []spec.Target{one}, c.attention)
+				w.pool.Watch("link", *view(one), c.attention)
 				w.until(1999 * time.Millisecond)
 				w.wantProbes(unknown, c.unknown...)
 				w.wantProbes(serving, c.serving...)
@@ -100,7 +100,7 @@ func TestProbe_Attention(t *testing.T) {
 func TestProbe_CheckSeesAServingEndpointFail(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.set(one, tcp(1))
-		w.pool.Watch("link", []spec.Target{one}, Check)
+		w.pool.Watch("link", *view(one), Check)
 		w.until(2500 * time.Millisecond)
 		w.wantProbes(tcp(1), 0, 1000, 2000)
 		w.refuse(tcp(1), true)
@@ -119,19 +119,19 @@ func TestProbe_AttentionIsTheHighestOfAllOwners(t *testing.T) {
 		w.set(one, tcp(1))
 		w.set(two, tcp(1))
 		w.fail(tcp(1))
-		w.pool.Watch("a", []spec.Target{one}, Down)
-		w.pool.Watch("b", []spec.Target{one, two}, Urgent)
-		w.pool.Watch("c", []spec.Target{two}, Check)
+		w.pool.Watch("a", *view(one), Down)
+		w.pool.Watch("b", *view(one, two), Urgent)
+		w.pool.Watch("c", *view(two), Check)
 		w.until(250 * time.Millisecond)
 		w.wantProbes(tcp(1), 100, 200)
-		w.pool.Watch("b", []spec.Target{one}, Idle) // still urgent for the other target
+		w.pool.Watch("b", *view(two), Urgent)
 		w.until(450 * time.Millisecond)
 		w.wantProbes(tcp(1), 300, 400)
-		w.pool.Watch("b", []spec.Target{two}, Down)
+		w.pool.Watch("b", *view(two), Down)
 		w.refuse(tcp(1), false)
 		w.until(2500 * time.Millisecond)
 		w.wantProbes(tcp(1), 1400, 2400) // c checks what serves
-		w.pool.Watch("c", []spec.Target{two}, Idle)
+		w.pool.Forget("c")
 		w.until(time.Minute)
 		w.wantProbes(tcp(1))
 	})
@@ -142,17 +142,17 @@ func TestProbe_OneOwnerLeavesTheOthersTheirAttention(t *testing.T) {
 		w.set(one, tcp(1), tcp(2))
 		w.refuse(tcp(2), true)
 		for owner := range 8 { // more than one, so that none of them is by chance the last one asked
-			w.pool.Watch(owner, []spec.Target{one}, Down)
+			w.pool.Watch(owner, *view(one), Down)
 		}
-		w.pool.Watch("check", []spec.Target{one}, Check)
-		w.pool.Watch("urgent", []spec.Target{one}, Urgent)
+		w.pool.Watch("check", *view(one), Check)
+		w.pool.Watch("urgent", *view(one), Urgent)
 		w.until(250 * time.Millisecond)
 		w.wantProbes(tcp(1), 0) // urgent is for those that do not serve
 		w.wantProbes(tcp(2), 0, 100, 200)
-		w.pool.Watch(0, []spec.Target{one}, Idle)
+		w.pool.Forget(0)
 		w.until(350 * time.Millisecond)
 		w.wantProbes(tcp(2), 300)
-		w.pool.Watch("urgent", []spec.Target{one}, Idle)
+		w.pool.Forget("urgent")
 		w.until(5500 * time.Millisecond)
 		w.wantProbes(tcp(1), 1000, 2000, 3000, 4000, 5000)
 		w.wantProbes(tcp(2), 1300, 2300, 3300, 4300, 5300)
@@ -165,10 +165,10 @@ func TestProbe_ChangeOfAttentionTakesEffectAtOnce(t *testing.T) {
 		w.fail(tcp(1))
 		w.until(1650 * time.Millisecond)
 		w.wantProbes(tcp(1), 1000)
-		w.pool.Watch("link", []spec.Target{one}, Urgent) // 100 ms are long over
+		w.pool.Watch("link", *view(one), Urgent) // 100 ms are long over
 		w.until(1800 * time.Millisecond)
 		w.wantProbes(tcp(1), 1650, 1750)
-		w.pool.Watch("link", []spec.Target{one}, Down) // the next is 1 s after the last
+		w.pool.Watch("link", *view(one), Down) // the next is 1 s after the last
 		w.until(3 * time.Second)
 		w.wantProbes(tcp(1), 2750)
 	})
@@ -178,8 +178,8 @@ func TestProbe_SilentEndpointHasOneAttemptOfASecondAtATime(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.swallow(tcp(1), true)
 		w.set(one, tcp(1))
-		w.pool.Watch("a", []spec.Target{one}, Urgent)
-		w.pool.Watch("b", []spec.Target{one}, Urgent)
+		w.pool.Watch("a", *view(one), Urgent)
+		w.pool.Watch("b", *view(one), Urgent)
 		w.until(2200 * time.Millisecond)
 		w.fail(tcp(1)) // a client's own attempt
 		w.until(3500 * time.Millisecond)
@@ -195,7 +195,7 @@ func TestProbe_SilentEndpointDoesNotDelayOthers(t *testing.T) {
 		w.swallow(tcp(1), true)
 		w.refuse(tcp(2), true)
 		w.set(one, tcp(1), tcp(2))
-		w.pool.Watch("link", []spec.Target{one}, Urgent)
+		w.pool.Watch("link", *view(one), Urgent)
 		w.until(350 * time.Millisecond)
 		w.wantProbes(tcp(2), 0, 100, 200, 300)
 	})
@@ -216,7 +216,7 @@ func TestProbe_EndpointThatLeftIsProbedNoMore(t *testing.T) {
 				leave(w)
 				w.until(3500 * time.Millisecond)
 				w.wantProbes(tcp(1), 1000)
-				w.wantProbes(tcp(2), 1000, 2000, 3000) // the other target has it still
+				w.wantProbes(tcp(2), 1000, 3000) // the other target has it still
 			})
 		})
 	}
@@ -228,7 +228,7 @@ func TestProbe_AttemptUnderWayEndsWhenItsEndpointLeaves(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.swallow(tcp(1), true)
 		w.set(one, tcp(1))
-		w.pool.Watch("link", []spec.Target{one}, Urgent)
+		w.pool.Watch("link", *view(one), Urgent)
 		w.until(500 * time.Millisecond)
 		w.set(one)
 		synctest.Wait()
@@ -247,8 +247,8 @@ func TestProbe_AttemptUnderWayEndsWhenItsEndpointLeaves(t *testing.T) {
 func TestProbe_NeverOfUDP(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.set(one, udp(1))
-		w.pool.Watch("a", []spec.Target{one}, Urgent)
-		w.pool.Watch("b", []spec.Target{one}, Check)
+		w.pool.Watch("a", *view(one), Urgent)
+		w.pool.Watch("b", *view(one), Check)
 		w.fail(udp(1))
 		w.until(time.Minute)
 		w.wantProbes(udp(1))
@@ -259,9 +259,9 @@ func TestUDP_PenaltyOfFiveSeconds(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.set(one, udp(1), udp(2))
 		w.fail(udp(1))
-		w.until(5 * time.Second)
+		w.until(5*time.Second - 1)
 		w.wantOrder(0, []spec.Target{one}, udp(2), udp(1))
-		w.until(5*time.Second + 1)
+		w.until(5 * time.Second)
 		w.wantOrder(0, []spec.Target{one}, udp(1), udp(2))
 		// Another refusal is news again: the sessions there must move.
 		w.calls(&w.changed)
@@ -281,7 +281,7 @@ func TestClose_WaitsForProbes(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.swallow(tcp(1), true)
 		w.set(one, tcp(1), tcp(2))
-		w.pool.Watch("link", []spec.Target{one}, Urgent)
+		w.pool.Watch("link", *view(one), Urgent)
 		w.fail(tcp(2))
 		w.until(10 * time.Millisecond)
 		w.pool.Close()
@@ -301,7 +301,7 @@ func TestClose_IsFinal(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.set(one, tcp(1))
 		w.pool.Close()
-		w.pool.Watch("link", []spec.Target{one}, Urgent)
+		w.pool.Watch("link", *view(one), Urgent)
 		w.fail(tcp(1))
 		w.set(two, tcp(2))
 		w.until(time.Minute)
@@ -316,7 +316,7 @@ func TestProbe_OurOwnShortageIsNobodysFailure(t *testing.T) {
 		w.set(one, tcp(1))
 		w.pool.Report(tcp(1), nil)
 		w.pool.cfg.Dial = func(context.Context, spec.Endpoint, time.Duration) error { return errShortage }
-		w.pool.Watch("link", []spec.Target{one}, Check)
+		w.pool.Watch("link", *view(one), Check)
 		w.until(5 * time.Second)
 		if w.state(one, tcp(1)) != Serving {
 			t.Error("the endpoint is blamed for our shortage")

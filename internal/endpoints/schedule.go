@@ -125,14 +125,14 @@ func (p *Pool) startDue() time.Duration {
 			p.serveTime(t.live)
 			p.plan(t.live)
 		default:
-			p.start1(t)
+			p.begin(t)
 		}
 	}
 	return 0
 }
 
-// start1 starts one attempt.
-func (p *Pool) start1(t *task) {
+// begin starts one attempt.
+func (p *Pool) begin(t *task) {
 	timeout := probeTimeout
 	if a := t.asked; a != nil {
 		timeout = a.check.Timeout
@@ -140,6 +140,7 @@ func (p *Pool) start1(t *task) {
 	}
 	ctx, cancel := context.WithTimeout(p.ctx, timeout)
 	t.cancel = cancel
+	t.live.began = p.now()
 	p.running++
 	life := t.live.life
 	p.wg.Go(func() {
@@ -159,6 +160,7 @@ func (p *Pool) start1(t *task) {
 			p.judge(t.asked, err)
 		default:
 			p.record(t.live, err)
+			p.plan(t.live)
 		}
 	})
 }
@@ -221,27 +223,25 @@ func (e *Live) isAsked() bool {
 // recovery returns when e is to be tried, be it to see it return.
 func (p *Pool) recovery(e *Live) time.Duration {
 	urgent, down, check := e.attention()
-	last := e.lastTried()
-	every := func(d time.Duration) time.Duration {
-		if last == 0 {
-			return 1 // at once
-		}
-		return last + d
-	}
-	at := time.Duration(0)
-	if e.ejection == unreached {
-		at = e.until
-	}
-	switch waits := e.state != Serving && !e.timed(); {
+	waits := e.state != Serving && !e.timed()
+	last := max(e.began, time.Duration(e.served.Load()))
+	switch {
 	case e.doubted:
-		return 1
+		return atOnce
+	case !(down && waits) && !check && e.ejection != unreached:
+		return 0
+	case last == 0:
+		return atOnce
 	case urgent && waits:
-		at = sooner(at, every(probeUrgent))
-	case down && waits, check:
-		at = sooner(at, every(probeInterval))
+		return last + probeUrgent
+	case down && waits, check, last >= e.until: // an attempt after the back-off said nothing
+		return last + probeInterval
 	}
-	return at
+	return e.until
 }
+
+// atOnce is a moment in the past.
+const atOnce = time.Duration(1)
 
 func (e *Live) attention() (urgent, down, check bool) {
 	for _, tg := range e.targets {

@@ -1,8 +1,10 @@
 package endpoints
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"log/slog"
 	"net/netip"
 	"sync"
 	"testing"
@@ -23,6 +25,8 @@ type world struct {
 	t     *testing.T
 	pool  *Pool
 	start time.Time
+	rand  float64
+	log   bytes.Buffer
 
 	mu       sync.Mutex // guards the following
 	refusing map[spec.Endpoint]bool
@@ -32,6 +36,9 @@ type world struct {
 	most     int // attempts at one endpoint at a time
 	changed  []spec.Target
 	suspect  []spec.Target
+	room     []spec.Target
+	answer   map[spec.Endpoint]error           // to checks
+	checked  map[spec.Endpoint][]time.Duration // since start
 }
 
 // inWorld runs f in a bubble; when it ends, nothing of the pool may be left.
@@ -39,11 +46,20 @@ func inWorld(t *testing.T, f func(w *world)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		w := &world{
-			t: t, start: time.Now(),
+			t: t, start: time.Now(), rand: 0.5, // no jitter
+			answer: map[spec.Endpoint]error{}, checked: map[spec.Endpoint][]time.Duration{},
 			refusing: map[spec.Endpoint]bool{}, silent: map[spec.Endpoint]bool{},
 			dialled: map[spec.Endpoint][]time.Duration{}, flying: map[spec.Endpoint]int{},
 		}
-		w.pool = New(Config{Dial: w.dial, Changed: w.told(&w.changed), Suspect: w.told(&w.suspect), Ours: func(err error) bool { return errors.Is(err, errShortage) }})
+		w.pool = New(Config{
+			Dial: w.dial, Check: w.check,
+			Changed: w.told(&w.changed), Suspect: w.told(&w.suspect), Room: w.told(&w.room),
+			Ours:  func(err error) bool { return errors.Is(err, errShortage) },
+			Host:  "here",
+			Local: func(a netip.Addr) bool { return a == tcp(77).Addr.Addr() },
+			Rand:  func() float64 { return w.rand },
+			Log:   slog.New(slog.NewTextHandler(&w.log, nil)),
+		})
 		defer w.pool.Close()
 		f(w)
 	})
@@ -73,6 +89,35 @@ func (w *world) dial(ctx context.Context, e spec.Endpoint, timeout time.Duration
 		return errRefused
 	}
 	return nil
+}
+
+// check waits in vain when the endpoint is silent.
+func (w *world) check(ctx context.Context, e spec.Endpoint, _ spec.Check) error {
+	w.mu.Lock()
+	w.checked[e] = append(w.checked[e], time.Since(w.start))
+	silent, err := w.silent[e], w.answer[e]
+	w.mu.Unlock()
+	if silent {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	return err
+}
+
+// answers is what e says to checks from now on; nil is that it serves.
+func (w *world) answers(e spec.Endpoint, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.answer[e] = err
+}
+
+// checks returns when e was checked since the last call.
+func (w *world) checks(e spec.Endpoint) []time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	list := w.checked[e]
+	delete(w.checked, e)
+	return list
 }
 
 // told records a callback, which calls the pool as its users do.
@@ -130,6 +175,7 @@ func (w *world) probes(e spec.Endpoint) []time.Duration {
 
 // calls returns the recorded callbacks since the last call.
 func (w *world) calls(list *[]spec.Target) []spec.Target {
+	synctest.Wait()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	out := *list
@@ -137,9 +183,29 @@ func (w *world) calls(list *[]spec.Target) []spec.Target {
 	return out
 }
 
+// view is one that wants nothing but the targets.
+func view(targets ...spec.Target) *View { return &View{Targets: targets} }
+
+// turnOf returns the candidates in the order of that turn.
+func turnOf(l *List, turn uint64) []Candidate {
+	var out []Candidate
+	for _, c := range ordered(l, Key{Turn: turn}) {
+		out = append(out, *c)
+	}
+	return out
+}
+
+func ordered(l *List, k Key) []*Candidate {
+	first, _ := l.First(k)
+	if first == nil {
+		return nil
+	}
+	return l.Rest(k, first, []*Candidate{first})
+}
+
 // candidates of a pool that was asked for the first time.
 func (w *world) candidates(targets []spec.Target, turn uint64) []Candidate {
-	return turnOf(w.pool.List(targets, nil), turn)
+	return turnOf(w.pool.List(view(targets...), nil), turn)
 }
 
 func (w *world) candidate(t spec.Target, e spec.Endpoint) Candidate {
