@@ -66,6 +66,9 @@ func (p *Pool) Watch(owner any, v View, a Attention) {
 		return
 	}
 	p.forget(owner)
+	if check != nil {
+		p.checks[*check] = check // the owner's former watch may have been its last: what was found out stays
+	}
 	w = &watch{slices.Clone(v.Targets), check, a}
 	p.watches[owner] = w
 	for _, t := range w.targets {
