@@ -4,6 +4,7 @@ package cli
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -111,6 +112,7 @@ legate LINK... is short for legate run LINK...; see legate run --help for what a
 link is. The other commands talk to a running legate.`,
 		Example: `  legate 6379=192.168.1.52:6379
   legate status
+  legate why 192.168.1.7 6379
   legate swap 6379 192.168.1.53:6379`,
 		Args:              cobra.ArbitraryArgs,
 		ValidArgsFunction: cobra.NoFileCompletions,
@@ -121,7 +123,7 @@ link is. The other commands talk to a running legate.`,
 	root.SetVersionTemplate("{{.Version}}\n")
 	root.RunE = func(_ *cobra.Command, args []string) error { return run.start(root, args) }
 	root.Flags().AddFlagSet(run.command.Flags())
-	root.AddCommand(run.command, newStatus(p), newSwap(p), newValidate(p), newDoctor(p), newDemo(p), newVersion(p))
+	root.AddCommand(run.command, newStatus(p), newWhy(p), newSwap(p), newPause(p), newDrain(p), newResume(p), newValidate(p), newDoctor(p), newDemo(p), newVersion(p))
 	root.SetHelpCommand(newHelp())
 	root.SetOut(p.Stdout)
 	root.SetErr(p.Stderr)
@@ -215,4 +217,34 @@ func client(c *cobra.Command, p Process, where string) (*control.Client, error) 
 // addControl adds the flag that every verb has.
 func addControl(c *cobra.Command, where *string) {
 	c.Flags().Var(place{where}, "control", "which legate: the name or path of its control socket")
+}
+
+// addJSON adds the flag by which a verb prints what the control socket said.
+func addJSON(c *cobra.Command, on *bool) {
+	addToggle(c.Flags(), toggle{"json", on}, "print JSON")
+}
+
+func (p Process) printJSON(v any) error {
+	e := json.NewEncoder(p.Stdout)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
+}
+
+// command is one that can be copied as it stands.
+func (p Process) command(control, verb string, words ...string) string {
+	all := []string{p.Args[0], verb}
+	if control != "" {
+		all = append(all, "--control", control)
+	}
+	return strings.Join(append(all, words...), " ")
+}
+
+// tellKept says how long what an operator asked for will hold.
+func tellKept(w io.Writer, file string) {
+	if file == "" {
+		fmt.Fprintln(w, "this ends with the process; legate run --state-dir DIRECTORY keeps it over restarts")
+		return
+	}
+	fmt.Fprintf(w, "kept over restarts in %s\n", file)
 }

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"legate/internal/control"
+	"legate/internal/spec"
 )
 
 // completeFlags offers the values that flags take, and never files where none
@@ -47,25 +48,59 @@ func completeInstances(p Process) cobra.CompletionFunc {
 	}
 }
 
-// completeLinks offers the names of the running links for the first argument.
-func completeLinks(p Process, where *string) cobra.CompletionFunc {
-	return func(c *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
-		if len(args) > 0 || applyEnv(c, p, []string{"control"}) != nil {
-			return nil, cobra.ShellCompDirectiveNoFileComp
-		}
-		found, err := client(c, p, *where)
-		if err != nil {
-			return nil, cobra.ShellCompDirectiveNoFileComp
-		}
-		s, err := found.Snapshot(c.Context())
-		if err != nil {
-			return nil, cobra.ShellCompDirectiveNoFileComp
-		}
-		var names []cobra.Completion
+// completeLinks offers the names of the running links for the argument at that
+// place.
+func completeLinks(p Process, where *string, at int) cobra.CompletionFunc {
+	return completeRunning(p, where, at, func(s spec.Snapshot) (names []cobra.Completion) {
 		for _, l := range s.Links {
 			names = append(names, cobra.CompletionWithDesc(l.Name, "to "+l.Target))
 		}
-		return names, cobra.ShellCompDirectiveNoFileComp
+		return names
+	})
+}
+
+// completeNames offers links and endpoints.
+func completeNames(p Process, where *string) cobra.CompletionFunc {
+	return completeRunning(p, where, 0, func(s spec.Snapshot) (names []cobra.Completion) {
+		for _, l := range s.Links {
+			names = append(names, cobra.CompletionWithDesc(l.Name, "link to "+l.Target))
+		}
+		seen := map[string]bool{}
+		for _, l := range s.Links {
+			for _, e := range l.Endpoints {
+				if !seen[e.Address] {
+					seen[e.Address] = true
+					names = append(names, cobra.CompletionWithDesc(e.Address, "endpoint of "+l.Name))
+				}
+			}
+		}
+		return names
+	})
+}
+
+// completeCaller offers the one caller that has a name, and then links.
+func completeCaller(p Process, where *string) cobra.CompletionFunc {
+	links := completeLinks(p, where, 1)
+	return func(c *cobra.Command, args []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		if len(args) == 0 {
+			return []cobra.Completion{spec.UnixCaller}, cobra.ShellCompDirectiveNoFileComp
+		}
+		return links(c, args, typed)
+	}
+}
+
+// completeRunning asks the running legate; where it cannot, there is nothing to
+// offer.
+func completeRunning(p Process, where *string, at int, offers func(spec.Snapshot) []cobra.Completion) cobra.CompletionFunc {
+	return func(c *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		if len(args) != at || applyEnv(c, p, []string{"control"}) != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		s, err := snapshot(c, p, *where)
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		return offers(s), cobra.ShellCompDirectiveNoFileComp
 	}
 }
 

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -43,8 +44,7 @@ func TestSize(t *testing.T) {
 func TestReport_SaysWhatIsWrongBelowTheTable(t *testing.T) {
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	ago := func(d time.Duration) *time.Time { at := now.Add(-d); return &at }
-	var out bytes.Buffer
-	err := report{&out, now}.snapshot(spec.Snapshot{
+	snapshot := spec.Snapshot{
 		Instance: "legate", Version: "1.2", PID: 7, Started: *ago(49 * time.Hour),
 		Links: []spec.LinkStatus{{
 			Name: "db", Listen: "5432", Target: "db1:5432,db2:5432", State: spec.StateHolding, Since: ago(90 * time.Second),
@@ -55,42 +55,90 @@ func TestReport_SaysWhatIsWrongBelowTheTable(t *testing.T) {
 				Failed: map[string]int64{"refused": 3, "timeout": 1},
 			},
 			Endpoints: []spec.EndpointStatus{
-				{Address: "10.0.0.1:5432", From: "db1:5432", Health: spec.HealthEjected, LastError: "connection refused", LastTried: ago(time.Second), Total: 110, Failed: map[string]int64{"refused": 3}},
-				{Address: "10.0.0.2:5432", From: "db2:5432", Health: spec.HealthUnknown},
+				{Address: "10.0.0.1:5432", From: "db1:5432", Weight: 1, Health: spec.HealthEjected, Since: ago(90 * time.Second), LastError: "connection refused", LastTried: ago(time.Second), Total: 110, Failed: map[string]int64{"refused": 3}, ConnectMS: 0.42},
+				{Address: "10.0.0.2:5432", From: "db2:5432", Weight: 1, Health: spec.HealthUnknown},
 			},
+		}, {
+			Name: "web", Listen: "80", Target: "web:80", State: spec.StatePaused, Mode: &spec.Override{Kind: spec.OverridePause, When: *ago(20 * time.Second)},
+			Endpoints: []spec.EndpointStatus{
+				{Address: "10.0.0.3:80", From: "web:80", Weight: 2, Near: true, Health: spec.HealthOK, Since: ago(time.Hour), Current: 3},
+				{Address: "10.0.0.4:80", From: "web:80", Weight: 1, Health: spec.HealthDrained, Drained: &spec.Override{When: *ago(time.Minute)}},
+			},
+		}, {
+			Name: "cache", Listen: "6379", Target: "10.0.0.5:6379", State: spec.StateDown, Since: ago(123 * time.Second),
 		}},
 		Warnings: []string{"variable X is not a link"},
-	})
-	if err != nil {
-		t.Fatal(err)
 	}
-	want := `legate 1.2, pid 7, started 2d 1h ago
+	for full, want := range map[bool]string{false: `legate 1.2, pid 7, started 2d 1h ago
 
-LINK             STATE      CURRENT  TOTAL  FAILED  IN     OUT    TARGET
-db               holding    2        120    4       12 kB  678 B  db1:5432,db2:5432
-  10.0.0.1:5432  ejected    0        110    3       0 B    0 B      db1:5432
-  10.0.0.2:5432  not tried  0        0      0       0 B    0 B      db2:5432
+LINK   STATE       NOW  TOTAL  FAILED  ENDPOINTS               TARGET
+db     holding 2   2    120    4       1 not tried, 1 ejected  db1:5432,db2:5432
+  swapped 3m ago, configured: 5432=db0:5432;name=db
+  down for 1m 30s
+  look up db2: no such name
+  2 wait now, 5 waited so far, 1 gave up
+  3 reset: the endpoint refused it; 1 reset: the endpoint did not answer
+  10.0.0.1:5432 ejected 1m 30s: connection refused, 1s ago
+web    paused 20s  0    0      0       1 ok, 1 drained         web:80
+  paused 20s ago; end it: legate resume web
+  10.0.0.4:80 drained 1m ago; end it: legate resume 10.0.0.4:80
+cache  down 2m 3s  0    0      0       none                    10.0.0.5:6379
 
-db: swapped 3m ago, configured: 5432=db0:5432;name=db
-db: down for 1m 30s
-db: look up db2: no such name
-db: 2 wait now, 5 waited so far, 1 gave up
-db: 3 reset: the endpoint refused it; 1 reset: the endpoint did not answer
-db: 10.0.0.1:5432: connection refused, 1s ago
 warning: variable X is not a link
-`
-	if d := cmp.Diff(want, out.String()); d != "" {
-		t.Errorf("(-want +got)\n%s", d)
+`, true: `legate 1.2, pid 7, started 2d 1h ago
+
+LINK   STATE       NOW  TOTAL  FAILED  ENDPOINTS               TARGET
+db     holding 2   2    120    4       1 not tried, 1 ejected  db1:5432,db2:5432
+  swapped 3m ago, configured: 5432=db0:5432;name=db
+  down for 1m 30s
+  look up db2: no such name
+  2 wait now, 5 waited so far, 1 gave up
+  3 reset: the endpoint refused it; 1 reset: the endpoint did not answer
+  10.0.0.1:5432 ejected 1m 30s: connection refused, 1s ago
+    ENDPOINT       HEALTH          NOW  TOTAL  FAILED  IN   OUT  CONNECT
+    10.0.0.1:5432  ejected 1m 30s  0    110    3       0 B  0 B  0.4 ms   of db1:5432
+    10.0.0.2:5432  not tried       0    0      0       0 B  0 B  -        of db2:5432
+web    paused 20s  0    0      0       1 ok, 1 drained         web:80
+  paused 20s ago; end it: legate resume web
+  10.0.0.4:80 drained 1m ago; end it: legate resume 10.0.0.4:80
+    ENDPOINT     HEALTH   NOW  TOTAL  FAILED  IN   OUT  CONNECT
+    10.0.0.3:80  ok 1h    3    0      0       0 B  0 B  -        near, weight 2
+    10.0.0.4:80  drained  0    0      0       0 B  0 B  -        drained 1m ago
+cache  down 2m 3s  0    0      0       none                    10.0.0.5:6379
+
+warning: variable X is not a link
+`} {
+		var out bytes.Buffer
+		if err := (report{&out, now, full}).snapshot(snapshot); err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff(want, out.String()); d != "" {
+			t.Errorf("full %v (-want +got)\n%s", full, d)
+		}
+	}
+}
+
+func TestReport_NamesOnlySomeOfManySickEndpoints(t *testing.T) {
+	l := spec.LinkStatus{Name: "web", Listen: "80"}
+	for i := range 8 {
+		l.Endpoints = append(l.Endpoints, spec.EndpointStatus{Address: fmt.Sprintf("10.0.0.%d:80", i), Health: spec.HealthUnhealthy, LastError: "HTTP status 503"})
+	}
+	got := report{}.notes(l)
+	if len(got) != maxSick+1 || got[0] != "10.0.0.0:80 unhealthy: HTTP status 503" || got[maxSick] != "and 3 more: legate status web" {
+		t.Errorf("folded: %q", got)
+	}
+	if got := (report{full: true}).notes(l); len(got) != 8 {
+		t.Errorf("in full: %q", got)
 	}
 }
 
 // What is over and went well is no news.
 func TestNotes_OfHeldConnections(t *testing.T) {
 	for want, c := range map[string]spec.LinkCounters{
-		"":                              {HeldTotal: 3},
-		"x: 3 waited so far, 1 gave up": {HeldTotal: 3, Abandoned: 1},
-		"x: 1 wait now, 1 waited so far, 0 gave up": {Held: 1, HeldTotal: 1},
-		"x: 2 reset: no endpoint in time":           {HeldTotal: 2, Failed: map[string]int64{"down": 2, "refused": 0}},
+		"":                                       {HeldTotal: 3},
+		"3 waited so far, 1 gave up":             {HeldTotal: 3, Abandoned: 1},
+		"1 wait now, 1 waited so far, 0 gave up": {Held: 1, HeldTotal: 1},
+		"2 reset: no endpoint in time":           {HeldTotal: 2, Failed: map[string]int64{"down": 2, "refused": 0}},
 	} {
 		l := spec.LinkStatus{Name: "x", Listen: "80", State: spec.StateUp, Counters: c}
 		if got := strings.Join(report{}.notes(l), "\n"); got != want {

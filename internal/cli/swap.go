@@ -3,7 +3,6 @@ package cli
 import (
 	"fmt"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -18,7 +17,8 @@ type swapCommand struct {
 	process         Process
 	control         string
 	keep, cut, undo bool
-	drain           time.Duration
+	force, json     bool
+	drain, timeout  time.Duration
 }
 
 func newSwap(p Process) *cobra.Command {
@@ -26,18 +26,23 @@ func newSwap(p Process) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "swap LINK TARGET",
 		Short: "Point a running link elsewhere",
-		Long: `Sends the new connections of a link to TARGET, from now on. Live connections stay
-where they are (--keep), may end within a time (--drain), or are cut (--cut);
-the command returns when they are as asked.
+		Long: `Asks TARGET whether it serves, with the link's check or by connecting, until one of
+its endpoints does; then it sends the new connections of the link there. Where none
+does within 10 seconds (--timeout), the link goes where it went, and the command
+fails and says what is wrong. --force does not ask.
+
+Live connections stay where they are (--keep), may end within a time (--drain), or
+are cut (--cut); the command returns when they are as asked.
 
 The link itself is not changed: the new target stands beside it, is shown by
 legate status, and ends with --undo, or when the link is configured anew. It
 survives a restart where legate runs with --state-dir.`,
 		Example: `  legate swap 6379 192.168.1.53:6379
   legate swap 6379 192.168.1.53:6379 --drain=10s
+  legate swap 6379 192.168.1.53:6379 --force
   legate swap 6379 --undo`,
 		Args:              s.checkArgs,
-		ValidArgsFunction: completeLinks(p, &s.control),
+		ValidArgsFunction: completeLinks(p, &s.control, 0),
 		RunE:              s.run,
 	}
 	addControl(c, &s.control)
@@ -47,6 +52,9 @@ survives a restart where legate runs with --state-dir.`,
 	f.Lookup("drain").NoOptDefVal = drainWhenBare.String()
 	addToggle(f, toggle{"cut", &s.cut}, "cut live connections")
 	addToggle(f, toggle{"undo", &s.undo}, "go back to the target that the link is configured with")
+	addToggle(f, toggle{"force", &s.force}, "go there without asking whether it serves")
+	f.Var(duration{"timeout", &s.timeout}, "timeout", "how long the target may take to show that it serves (default 10s)")
+	addJSON(c, &s.json)
 	return c
 }
 
@@ -59,6 +67,9 @@ func (s *swapCommand) checkArgs(c *cobra.Command, args []string) error {
 	}
 	if ways > 1 {
 		return usagef("live connections are kept, drained or cut", "only one of --keep, --drain and --cut can be given")
+	}
+	if s.force && c.Flags().Changed("timeout") {
+		return usagef("leave out one of them", "--force does not ask, so --timeout has no meaning")
 	}
 	if n := len(args); n > 0 && c.Flags().Changed("drain") {
 		if _, err := time.ParseDuration(args[n-1]); err == nil {
@@ -78,7 +89,7 @@ func (s *swapCommand) run(c *cobra.Command, args []string) error {
 	if err := applyEnv(c, s.process, []string{"control"}); err != nil {
 		return err
 	}
-	r := control.SwapRequest{Link: args[0], Undo: s.undo, Live: control.LiveKeep}
+	r := control.SwapRequest{Link: args[0], Undo: s.undo, Live: control.LiveKeep, Force: s.force, Timeout: control.Duration(s.timeout)}
 	if !s.undo {
 		r.Target = args[1]
 	}
@@ -95,6 +106,9 @@ func (s *swapCommand) run(c *cobra.Command, args []string) error {
 	done, err := found.Swap(c.Context(), r)
 	if err != nil {
 		return err
+	}
+	if s.json {
+		return s.process.printJSON(done)
 	}
 	s.tell(r, done)
 	return nil
@@ -127,12 +141,8 @@ func (s *swapCommand) tell(r control.SwapRequest, done control.SwapReply) {
 		fmt.Fprintln(w, "that is as configured")
 		return
 	}
-	if done.Kept == "" {
-		fmt.Fprintln(w, "this ends with the process; legate run --state-dir DIRECTORY keeps swaps over restarts")
-	} else {
-		fmt.Fprintf(w, "kept over restarts in %s\n", done.Kept)
-	}
-	fmt.Fprintf(w, "undo: %s\n", s.undoCommand(done.Link))
+	tellKept(w, done.Kept)
+	fmt.Fprintf(w, "undo: %s\n", s.process.command(s.control, "swap", done.Link, "--undo"))
 }
 
 // outcome tells what became of the former connections.
@@ -146,13 +156,4 @@ func outcome(done control.SwapReply) string {
 		return fmt.Sprintf("%d ended", done.Ended)
 	}
 	return fmt.Sprintf("%d ended, %d cut", done.Ended, done.Cut)
-}
-
-// undoCommand can be copied as it stands.
-func (s *swapCommand) undoCommand(link string) string {
-	words := []string{s.process.Args[0], "swap"}
-	if s.control != "" {
-		words = append(words, "--control", s.control)
-	}
-	return strings.Join(append(words, link, "--undo"), " ")
 }

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"syscall"
 
@@ -42,6 +43,37 @@ func (c *Client) Snapshot(ctx context.Context) (spec.Snapshot, error) {
 func (c *Client) Swap(ctx context.Context, r SwapRequest) (SwapReply, error) {
 	var done SwapReply
 	return done, c.do(ctx, request{http.MethodPost, pathSwap, r}, &done)
+}
+
+// Why asks where a caller's connection would go.
+func (c *Client) Why(ctx context.Context, r WhyRequest) (spec.Explanation, error) {
+	var e spec.Explanation
+	q := url.Values{"caller": {r.Caller}, "link": {r.Link}}
+	if r.Connect {
+		q.Set("connect", "true")
+	}
+	return e, c.do(ctx, request{http.MethodGet, pathWhy + "?" + q.Encode(), nil}, &e)
+}
+
+// Pause asks that new connections of a link wait.
+func (c *Client) Pause(ctx context.Context, r PauseRequest) (OverrideReply, error) {
+	return c.override(ctx, pathPause, r)
+}
+
+// Drain asks that a link or an endpoint gets no new connections, and returns
+// when it has waited as asked.
+func (c *Client) Drain(ctx context.Context, r DrainRequest) (OverrideReply, error) {
+	return c.override(ctx, pathDrain, r)
+}
+
+// Resume ends a pause or a drain.
+func (c *Client) Resume(ctx context.Context, r ResumeRequest) (OverrideReply, error) {
+	return c.override(ctx, pathResume, r)
+}
+
+func (c *Client) override(ctx context.Context, path string, ask any) (OverrideReply, error) {
+	var done OverrideReply
+	return done, c.do(ctx, request{http.MethodPost, path, ask}, &done)
 }
 
 // request is one call of the API.

@@ -3,7 +3,13 @@
 // the client stand side by side, so that they cannot drift apart.
 //
 //	GET  /v1/snapshot   what the instance reports about itself
+//	GET  /v1/why        where a caller's connection would go, and why
 //	POST /v1/swap       point a link elsewhere, or back
+//	POST /v1/pause      let new connections of a link wait
+//	POST /v1/drain      let a link or an endpoint have no new connections
+//	POST /v1/resume     end a pause or a drain
+//
+// docs/api.md describes them.
 //
 // The path carries the version: a change that an older client would
 // misunderstand gets a new one.
@@ -12,6 +18,7 @@ package control
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -20,15 +27,25 @@ import (
 
 const (
 	pathSnapshot = "/v1/snapshot"
+	pathWhy      = "/v1/why"
 	pathSwap     = "/v1/swap"
+	pathPause    = "/v1/pause"
+	pathDrain    = "/v1/drain"
+	pathResume   = "/v1/resume"
 )
 
 // Instance is what a socket gives access to. Its errors reach the client as
 // they are; a [spec.UserError] keeps its hint.
 type Instance interface {
 	Snapshot() spec.Snapshot
+	Why(ctx context.Context, r WhyRequest) (spec.Explanation, error)
 	// Swap returns when live connections are as asked, or when ctx ends.
 	Swap(ctx context.Context, r SwapRequest) (SwapReply, error)
+	Pause(ctx context.Context, r PauseRequest) (OverrideReply, error)
+	// Drain returns when it has waited as asked, or when ctx ends; the drain
+	// holds in any case.
+	Drain(ctx context.Context, r DrainRequest) (OverrideReply, error)
+	Resume(ctx context.Context, r ResumeRequest) (OverrideReply, error)
 }
 
 // Live says what becomes of the connections that a swap finds.
@@ -49,6 +66,11 @@ type SwapRequest struct {
 	Undo   bool     `json:"undo,omitempty"`   // back to the link's own target
 	Live   Live     `json:"live,omitempty"`
 	Within Duration `json:"within,omitempty"` // of LiveDrain
+	// The target is asked first, and the link goes there only when one of its
+	// endpoints is healthy within Timeout (0: 10 s). Force does not ask. There
+	// is nothing to ask where the link carries UDP.
+	Force   bool     `json:"force,omitempty"`
+	Timeout Duration `json:"timeout,omitempty"`
 }
 
 // SwapReply tells what holds after a swap.
@@ -62,8 +84,8 @@ type SwapReply struct {
 	// the swap waited for them, and those that it cut; both 0 with LiveKeep.
 	Ended int `json:"ended,omitempty"`
 	Cut   int `json:"cut,omitempty"`
-	// Warnings say what does not answer at Target. The swap holds all the same:
-	// a server may come up later.
+	// Warnings say what does not answer at the target of a forced swap. The
+	// swap holds all the same: a server may come up later.
 	Warnings []string `json:"warnings,omitempty"`
 	// Kept is the state file that will bring the override back after a
 	// restart; empty when it ends with the process.
@@ -76,12 +98,32 @@ func NoLink(name string, links []string) error {
 	hint := "see why there are no links: legate status"
 	if near := spec.Suggest(name, links); near != "" {
 		hint = "did you mean " + near + "?"
-	} else if len(links) > 10 {
-		hint = fmt.Sprintf("links: %s and %d more; see legate status", strings.Join(links[:10], ", "), len(links)-10)
 	} else if len(links) > 0 {
-		hint = "links: " + strings.Join(links, ", ")
+		hint = "links: " + someOf(links)
 	}
 	return spec.Errorf(hint, "no link is named %s", name)
+}
+
+// NoLinkOrEndpoint is the error for a name that is neither. It suggests the one
+// that was meant, or lists the first few of both.
+func NoLinkOrEndpoint(name string, links, endpoints []string) error {
+	hint := "see what there is: legate status --endpoints"
+	if near := spec.Suggest(name, slices.Concat(links, endpoints)); near != "" {
+		hint = "did you mean " + near + "?"
+	} else if len(links) > 0 {
+		hint = "links: " + someOf(links)
+		if len(endpoints) > 0 {
+			hint += "; endpoints: " + someOf(endpoints)
+		}
+	}
+	return spec.Errorf(hint, "no link is named %[1]s, and no link has an endpoint %[1]s", name)
+}
+
+func someOf(names []string) string {
+	if len(names) > 10 {
+		return fmt.Sprintf("%s and %d more (see legate status)", strings.Join(names[:10], ", "), len(names)-10)
+	}
+	return strings.Join(names, ", ")
 }
 
 // Duration is a time.Duration that JSON shows as people write it, "30s".

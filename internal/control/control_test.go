@@ -26,6 +26,9 @@ import (
 // instance answers as it was told to.
 type instance struct {
 	snapshot spec.Snapshot
+	why      control.WhyRequest
+	verbs    []any // the requests to pause, drain and resume
+	done     control.OverrideReply
 	asked    control.SwapRequest
 	reply    control.SwapReply
 	err      error
@@ -42,6 +45,28 @@ func (i *instance) Swap(ctx context.Context, r control.SwapRequest) (control.Swa
 		return control.SwapReply{}, ctx.Err()
 	}
 	return i.reply, i.err
+}
+
+func (i *instance) Why(_ context.Context, r control.WhyRequest) (spec.Explanation, error) {
+	i.why = r
+	return spec.Explanation{Link: r.Link, Caller: r.Caller, Verdict: "it goes there"}, i.err
+}
+
+func (i *instance) Pause(_ context.Context, r control.PauseRequest) (control.OverrideReply, error) {
+	return i.override(r)
+}
+
+func (i *instance) Drain(_ context.Context, r control.DrainRequest) (control.OverrideReply, error) {
+	return i.override(r)
+}
+
+func (i *instance) Resume(_ context.Context, r control.ResumeRequest) (control.OverrideReply, error) {
+	return i.override(r)
+}
+
+func (i *instance) override(r any) (control.OverrideReply, error) {
+	i.verbs = append(i.verbs, r)
+	return i.done, i.err
 }
 
 // tempPlaces are two directories of this test, and abstract names.
@@ -119,6 +144,58 @@ func TestClient_GetsWhatTheInstanceSays(t *testing.T) {
 	wantError(t, err, "no link is named x", "links: db")
 }
 
+func TestClient_AsksForEveryVerb(t *testing.T) {
+	p := tempPlaces(t)
+	i := &instance{done: control.OverrideReply{Link: "db", Current: 2, Left: []spec.ConnectionStatus{{Link: "db", Caller: "10.0.0.7"}}}}
+	listen(t, "", p, i)
+	c := find(t, "", p)
+	why := control.WhyRequest{Caller: "fd00::1&x", Link: "d b", Connect: true}
+	e, err := c.Why(t.Context(), why)
+	if err != nil || i.why != why || e.Verdict != "it goes there" {
+		t.Errorf("why: got %+v, %v; it was asked %+v", e, err, i.why)
+	}
+	asks := []any{
+		control.PauseRequest{Link: "db"},
+		control.DrainRequest{Name: "db", Wait: true, Timeout: control.Duration(time.Minute)},
+		control.ResumeRequest{Name: "db"},
+	}
+	verbs := []func() (control.OverrideReply, error){
+		func() (control.OverrideReply, error) { return c.Pause(t.Context(), asks[0].(control.PauseRequest)) },
+		func() (control.OverrideReply, error) { return c.Drain(t.Context(), asks[1].(control.DrainRequest)) },
+		func() (control.OverrideReply, error) { return c.Resume(t.Context(), asks[2].(control.ResumeRequest)) },
+	}
+	for n, verb := range verbs {
+		got, err := verb()
+		if err != nil {
+			t.Errorf("%T: %v", asks[n], err)
+		}
+		if d := cmp.Diff(i.done, got); d != "" {
+			t.Errorf("%T (-want +got)\n%s", asks[n], d)
+		}
+	}
+	if d := cmp.Diff(asks, i.verbs); d != "" {
+		t.Errorf("it was asked (-want +got)\n%s", d)
+	}
+	i.err = spec.Errorf("links: db", "no link is named x")
+	for n, verb := range verbs {
+		if _, err := verb(); err == nil || err.Error() != "no link is named x" {
+			t.Errorf("%T: got %v", asks[n], err)
+		}
+	}
+}
+
+func TestNoLinkOrEndpoint_SuggestsWhatWasMeant(t *testing.T) {
+	links, addresses := []string{"db", "web"}, []string{"10.0.0.5:6379", "unix:/run/x"}
+	for name, hint := range map[string]string{
+		"wep":           "did you mean web?",
+		"10.0.0.6:6379": "did you mean 10.0.0.5:6379?",
+		"something":     "links: db, web; endpoints: 10.0.0.5:6379, unix:/run/x",
+	} {
+		wantError(t, control.NoLinkOrEndpoint(name, links, addresses), "no link is named "+name+", and no link has an endpoint "+name, hint)
+	}
+	wantError(t, control.NoLinkOrEndpoint("x", nil, nil), "no link is named x", "legate status")
+}
+
 func TestClient_LeavingEndsTheRequest(t *testing.T) {
 	testnet.CheckLeaks(t)
 	p := tempPlaces(t)
@@ -178,6 +255,17 @@ func TestHandler_RefusesWhatIsNotForIt(t *testing.T) {
 		"live":      {"POST", "/v1/swap", `{"link":"a","undo":true,"live":"kill"}`, "", 400, `live is \"kill\"`},
 		"within":    {"POST", "/v1/swap", `{"link":"a","undo":true,"within":"3s"}`, "", 400, "belongs to drain"},
 		"duration":  {"POST", "/v1/swap", `{"link":"a","undo":true,"live":"drain","within":"soon"}`, "", 400, `\"soon\"`},
+		"timeout":   {"POST", "/v1/swap", `{"link":"a","undo":true,"force":true,"timeout":"3s"}`, "", 400, "nothing to wait for"},
+		"pause":     {"POST", "/v1/pause", `{}`, "", 400, "pause: link is missing"},
+		"paused":    {"POST", "/v1/pause", `{"name":"a"}`, "", 400, `unknown field \"name\"`},
+		"drain":     {"POST", "/v1/drain", `{"wait":true}`, "", 400, "drain: name is missing"},
+		"waits":     {"POST", "/v1/drain", `{"name":"a","timeout":"3s"}`, "", 400, "timeout belongs to wait"},
+		"back":      {"POST", "/v1/drain", `{"name":"a","wait":true,"timeout":"-3s"}`, "", 400, "must not be negative"},
+		"resume":    {"POST", "/v1/resume", `{}`, "", 400, "resume: name is missing"},
+		"why":       {"GET", "/v1/why?link=a", "", "", 400, "why: caller is missing"},
+		"why link":  {"GET", "/v1/why?caller=10.0.0.7", "", "", 400, "why: link is missing"},
+		"why else":  {"GET", "/v1/why?caller=10.0.0.7&link=a&conect=1", "", "", 400, `unknown parameter \"conect\"`},
+		"why what":  {"GET", "/v1/why?caller=10.0.0.7&link=a&connect=2", "", "", 400, "must be true or false"},
 		"large":     {"POST", "/v1/swap", `{"link":"` + strings.Repeat("a", 70<<10) + `"}`, "", 400, "too large"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -191,7 +279,7 @@ func TestHandler_RefusesWhatIsNotForIt(t *testing.T) {
 			if w.Code != c.status || !strings.Contains(w.Body.String(), c.says) {
 				t.Errorf("got %d %s, want %d and %q", w.Code, w.Body, c.status, c.says)
 			}
-			if i.asked.Link != "" {
+			if i.asked.Link != "" || i.why.Link != "" || i.verbs != nil {
 				t.Error("it reached the instance")
 			}
 		})

@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
+	"strconv"
 	"time"
 
 	"legate/internal/spec"
@@ -68,7 +70,11 @@ func Handler(i Instance) http.Handler {
 	mux.HandleFunc("GET "+pathSnapshot, func(w http.ResponseWriter, _ *http.Request) {
 		reply(w, http.StatusOK, i.Snapshot())
 	})
-	mux.HandleFunc("POST "+pathSwap, func(w http.ResponseWriter, r *http.Request) { serveSwap(i, w, r) })
+	mux.HandleFunc("GET "+pathWhy, func(w http.ResponseWriter, r *http.Request) { serveWhy(i, w, r) })
+	mux.Handle("POST "+pathSwap, serves("swap", i.Swap))
+	mux.Handle("POST "+pathPause, serves("pause", i.Pause))
+	mux.Handle("POST "+pathDrain, serves("drain", i.Drain))
+	mux.Handle("POST "+pathResume, serves("resume", i.Resume))
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusNotFound, fmt.Errorf("this legate does not know %s %s", r.Method, r.URL.Path))
 	})
@@ -89,24 +95,67 @@ func noBrowsers(next http.Handler) http.Handler {
 	})
 }
 
-func serveSwap(i Instance, w http.ResponseWriter, r *http.Request) {
-	var q SwapRequest
-	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequest))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&q); err != nil {
-		refuse(w, http.StatusBadRequest, fmt.Errorf("read swap request: %w", err))
-		return
-	}
-	if err := q.check(); err != nil {
-		refuse(w, http.StatusBadRequest, err)
-		return
-	}
-	done, err := i.Swap(r.Context(), q)
+// checker is a pointer to a request, which refuses what contradicts itself and
+// fills in defaults.
+type checker[R any] interface {
+	*R
+	check() error
+}
+
+// serves reads a request, checks it, and answers with what the verb says.
+func serves[R any, P checker[R], A any](name string, verb func(context.Context, R) (A, error)) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var q R
+		d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequest))
+		d.DisallowUnknownFields()
+		if err := d.Decode(&q); err != nil {
+			refuse(w, http.StatusBadRequest, fmt.Errorf("read %s request: %w", name, err))
+			return
+		}
+		if err := P(&q).check(); err != nil {
+			refuse(w, http.StatusBadRequest, err)
+			return
+		}
+		done, err := verb(r.Context(), q)
+		answer(w, done, err)
+	})
+}
+
+func answer[A any](w http.ResponseWriter, done A, err error) {
 	if err != nil {
 		refuse(w, http.StatusUnprocessableEntity, err)
 		return
 	}
 	reply(w, http.StatusOK, done)
+}
+
+func serveWhy(i Instance, w http.ResponseWriter, r *http.Request) {
+	q, err := readWhy(r.URL.Query())
+	if err != nil {
+		refuse(w, http.StatusBadRequest, err)
+		return
+	}
+	e, err := i.Why(r.Context(), q)
+	answer(w, e, err)
+}
+
+func readWhy(v url.Values) (q WhyRequest, err error) {
+	for name, values := range v {
+		value := values[len(values)-1]
+		switch name {
+		case "caller":
+			q.Caller = value
+		case "link":
+			q.Link = value
+		case "connect":
+			if q.Connect, err = strconv.ParseBool(value); err != nil {
+				return q, fmt.Errorf("why: connect is %q: must be true or false", value)
+			}
+		default:
+			return q, fmt.Errorf("why: unknown parameter %q: must be caller, link or connect", name)
+		}
+	}
+	return q, q.check()
 }
 
 // check refuses requests that contradict themselves, and fills in the default.
@@ -125,6 +174,8 @@ func (r *SwapRequest) check() error {
 		return fmt.Errorf("live is %q: must be keep, drain or cut", r.Live)
 	case r.Within < 0 || r.Within != 0 && r.Live != LiveDrain:
 		return errors.New("within must be positive and belongs to drain")
+	case r.Timeout < 0 || r.Timeout != 0 && r.Force:
+		return errors.New("timeout must be positive, and with force there is nothing to wait for")
 	}
 	return nil
 }

@@ -10,6 +10,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
+	"net/netip"
 	"os"
 	"slices"
 	"sync"
@@ -77,10 +79,12 @@ type Daemon struct {
 
 	applying sync.Mutex // guards the following, and is held while it is set below
 	state    *state
-	origins  [][]spec.Link    // of the command line, then of each origin
-	warnings [][]string       // in the same order
-	failed   map[string]error // by link: what Apply said of it
-	opened   bool             // the links of the command line are open
+	edited   chan struct{}            // closed and replaced when overrides were edited
+	trials   map[*trial][]spec.Target // targets that swaps ask before a link goes there
+	origins  [][]spec.Link            // of the command line, then of each origin
+	warnings [][]string               // in the same order
+	failed   map[string]error         // by link: what Apply said of it
+	opened   bool                     // the links of the command line are open
 
 	mu       sync.Mutex // guards the following, which status reads while a swap waits
 	plan     plan       // written with both locks held
@@ -95,6 +99,8 @@ func New(cfg Config) *Daemon {
 	d := &Daemon{
 		cfg:      cfg,
 		answers:  newAnswers(),
+		edited:   make(chan struct{}),
+		trials:   map[*trial][]spec.Target{},
 		origins:  make([][]spec.Link, 1+len(cfg.Origins)),
 		warnings: make([][]string, 1+len(cfg.Origins)),
 	}
@@ -150,13 +156,17 @@ func (d *Daemon) build() (err error) {
 	case err != nil:
 		return fmt.Errorf("start engine: %w", err)
 	}
+	connect := func(ctx context.Context, e spec.Endpoint) (net.Conn, error) { return d.forwarder.Connect(ctx, e) }
 	d.pool = endpoints.New(endpoints.Config{
 		Dial: func(ctx context.Context, e spec.Endpoint, within time.Duration) error {
 			return d.forwarder.Dial(ctx, e, within)
 		},
+		Connect: connect,
 		Ours:    pump.IsShortage,
 		Changed: func(t spec.Target) { d.forwarder.Changed(t) },
 		Suspect: func(t spec.Target) { d.discovery.Suspect(t) },
+		Room:    func(t spec.Target) { d.forwarder.Room(t) },
+		Local:   func(a netip.Addr) bool { return d.forwarder.Local(a) },
 		Log:     d.cfg.Log,
 	})
 	d.forwarder = forward.New(forward.Config{
@@ -221,7 +231,7 @@ func (d *Daemon) serve(ctx context.Context, socket *control.Socket) error {
 	}
 	<-ctx.Done()
 	watching.Wait()
-	d.drain()
+	d.finish()
 	return nil
 }
 
@@ -263,19 +273,27 @@ func (d *Daemon) apply() {
 		next.warnings = append(next.warnings, w...)
 	}
 	targets := next.targets()
-	d.discovery.Apply(append(before.targets(), targets...))
+	d.discovery.Apply(slices.Concat(before.targets(), targets, d.tried()))
 	d.awaitAnswers(targets)
 	d.mu.Lock()
 	d.plan = next
 	d.mu.Unlock()
+	d.pool.Drain(next.drained())
 	d.failed = map[string]error{}
 	for i, err := range d.forwarder.Apply(next.links) {
 		d.failed[next.links[i].Name] = err
 	}
+	d.keep()
+	d.logChanges(before)
+}
+
+// keep forgets the targets that neither a link nor a swap needs any more. The
+// caller holds applying.
+func (d *Daemon) keep() {
+	targets := append(d.plan.targets(), d.tried()...)
 	d.discovery.Apply(targets)
 	d.answers.keep(targets)
 	d.pool.Keep(targets)
-	d.logChanges(before)
 }
 
 // awaitAnswers lets fixed targets arrive, which are on their way already: the
@@ -289,52 +307,10 @@ func (d *Daemon) awaitAnswers(targets []spec.Target) {
 	}))
 }
 
-// logChanges tells what the parts below cannot: they see addresses, not what
-// became of a link.
-func (d *Daemon) logChanges(before plan) {
-	was := map[string]string{}
-	for _, l := range before.links {
-		was[l.Name] = spec.FormatTargets(l.Targets)
-	}
-	for _, l := range d.plan.links {
-		to, known := was[l.Name]
-		delete(was, l.Name)
-		d.logChange(l, to, known)
-	}
-	for name := range was {
-		d.cfg.Log.Info("no longer listening", "link", name)
-	}
-	for _, r := range d.plan.refused {
-		if d.opened || r.Origin != spec.OriginArguments {
-			d.cfg.Log.Error("not listening", "link", r.Name, "on", r.Listen, "error", r.Error)
-		}
-	}
-}
-
-// logChange tells what became of one link, which was known or not.
-func (d *Daemon) logChange(l spec.Link, former string, known bool) {
-	to := spec.FormatTargets(l.Targets)
-	log := d.cfg.Log.With("link", l.Name, "target", to)
-	o, overridden := d.plan.overrides[l.Name]
-	if overridden {
-		log = log.With("configured", o.Base)
-	}
-	switch err := d.failed[l.Name]; {
-	case err != nil && !d.opened && l.Origin == spec.OriginArguments:
-		// Nothing starts, and the error of the command says it.
-	case err != nil:
-		log.Error("not listening", "on", l.Listen.String(), "error", err)
-	case known && to != former:
-		log.Info("target changed", "former", former)
-	case !known && overridden:
-		log.Info("target is that of a swap", "swapped", o.When)
-	}
-}
-
-// drain stops listening and lets live connections end for a while. Snapshots
+// finish stops listening and lets live connections end for a while. Snapshots
 // are answered meanwhile.
-func (d *Daemon) drain() {
-	d.applying.Lock() // a swap that began before is done, later ones are refused
+func (d *Daemon) finish() {
+	d.applying.Lock() // a verb that began before is done, later ones are refused
 	d.mu.Lock()
 	d.stopping = true
 	d.mu.Unlock()

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"legate/internal/spec"
 )
@@ -13,16 +14,17 @@ import (
 type plan struct {
 	links      []spec.Link          // to serve, in the order of the origins
 	configured map[string]spec.Link // by name, as their origin wrote them
-	overrides  map[string]spec.Override
+	inForce    overrides
 	refused    []spec.LinkStatus // that cannot be had
 	warnings   []string
 }
 
 // makePlan unites the links of the origins. Of two that want one address or
 // one name the first has it. An override holds while the text of its link is
-// the one that it was made for.
-func makePlan(origins [][]spec.Link, overrides map[string]spec.Override) plan {
-	p := plan{configured: map[string]spec.Link{}, overrides: map[string]spec.Override{}}
+// the one that it was made for; that of an endpoint holds in any case.
+func makePlan(origins [][]spec.Link, asked overrides) plan {
+	p := plan{configured: map[string]spec.Link{}, inForce: noOverrides()}
+	maps.Copy(p.inForce.Endpoints, asked.Endpoints)
 	taken := map[spec.Listen]spec.Link{}
 	for _, links := range origins {
 		for _, l := range links {
@@ -36,16 +38,26 @@ func makePlan(origins [][]spec.Link, overrides map[string]spec.Override) plan {
 			}
 			taken[l.Listen] = l
 			p.configured[l.Name] = l
-			p.links = append(p.links, p.override(l, overrides))
+			p.links = append(p.links, p.override(l, asked))
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(overrides)) {
+	p.warnOfLost(asked)
+	return p
+}
+
+// warnOfLost names the overrides whose link is gone.
+func (p *plan) warnOfLost(asked overrides) {
+	for _, name := range slices.Sorted(maps.Keys(asked.Swaps)) {
 		if _, ok := p.configured[name]; !ok {
 			p.warn("no link is named %s, whose target was swapped to %s; forget it with: legate swap %s --undo",
-				name, overrides[name].Target, name)
+				name, asked.Swaps[name].Target, name)
 		}
 	}
-	return p
+	for _, name := range slices.Sorted(maps.Keys(asked.Modes)) {
+		if _, ok := p.configured[name]; !ok {
+			p.warn("no link is named %s, which was %s; forget it with: legate resume %s", name, did(asked.Modes[name].Kind), name)
+		}
+	}
 }
 
 func (p *plan) refuse(l, first spec.Link) {
@@ -64,24 +76,36 @@ func (p *plan) refuse(l, first spec.Link) {
 }
 
 // override returns the link as it shall be served.
-func (p *plan) override(l spec.Link, overrides map[string]spec.Override) spec.Link {
-	o, ok := overrides[l.Name]
-	if !ok {
+func (p *plan) override(l spec.Link, asked overrides) spec.Link {
+	l.Targets = p.swapped(l, get(asked.Swaps, l.Name))
+	o := get(asked.Modes, l.Name)
+	if o != nil && o.Base != l.Text {
+		p.warn("link %s is now configured as %s: that it was %s, as %s, no longer holds; forget it with: legate resume %s",
+			l.Name, l.Text, did(o.Kind), o.Base, l.Name)
 		return l
+	}
+	set(p.inForce.Modes, l.Name, o)
+	l.Mode = modeOf(o)
+	return l
+}
+
+// swapped returns the targets that the link shall go to.
+func (p *plan) swapped(l spec.Link, o *spec.Override) []spec.Target {
+	if o == nil {
+		return l.Targets
 	}
 	if o.Base != l.Text {
 		p.warn("link %s is now configured as %s: the swap to %s, made for %s, no longer holds; swap again or forget it with: legate swap %s --undo",
 			l.Name, l.Text, o.Target, o.Base, l.Name)
-		return l
+		return l.Targets
 	}
 	targets, err := spec.ParseTargets(o.Target, l)
 	if err != nil {
 		p.warn("link %s was swapped to %s, which is not a target: %v", l.Name, o.Target, err)
-		return l
+		return l.Targets
 	}
-	p.overrides[l.Name] = o
-	l.Targets = targets
-	return l
+	set(p.inForce.Swaps, l.Name, o)
+	return targets
 }
 
 func (p *plan) warn(format string, args ...any) {
@@ -101,6 +125,15 @@ func (p *plan) targets() []spec.Target {
 		}
 	}
 	return all
+}
+
+// drained is what the pool needs to know: which endpoints, and since when.
+func (p *plan) drained() map[string]time.Time {
+	since := map[string]time.Time{}
+	for address, o := range p.inForce.Endpoints {
+		since[address] = o.When
+	}
+	return since
 }
 
 // named finds a configured link by its name, or by how it listens.

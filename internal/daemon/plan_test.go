@@ -30,7 +30,7 @@ func TestPlan_TheFirstHasTheAddressAndTheName(t *testing.T) {
 	p := makePlan([][]spec.Link{
 		parseLinks(t, "80=a:1", "81=a:1;name=web"),
 		parseLinks(t, "80=b:1", "82=b:1;name=web", "83=b:1"),
-	}, nil)
+	}, noOverrides())
 	if d := cmp.Diff(map[string]string{"80": "a:1", "web": "a:1", "83": "b:1"}, served(p)); d != "" {
 		t.Errorf("(-want +got)\n%s", d)
 	}
@@ -48,30 +48,69 @@ func TestPlan_TheFirstHasTheAddressAndTheName(t *testing.T) {
 
 func TestPlan_OverridesHoldWhileTheLinkIsTheSame(t *testing.T) {
 	links := parseLinks(t, "80=a:1", "81=a:1,c", "82=a:1")
-	p := makePlan([][]spec.Link{links}, map[string]spec.Override{
+	p := makePlan([][]spec.Link{links}, overrides{Swaps: map[string]spec.Override{
 		"80":   {Target: "b:2,c", Base: "80=a:1"},
 		"81":   {Target: "b:2", Base: "81=a:1"},
 		"82":   {Target: "b:none", Base: "82=a:1"},
 		"lost": {Target: "b:3", Base: "83=a:1"},
-	})
+	}})
 	if d := cmp.Diff(map[string]string{"80": "b:2,c:80", "81": "a:1,c:81", "82": "a:1"}, served(p)); d != "" {
 		t.Errorf("(-want +got)\n%s", d)
 	}
-	if len(p.overrides) != 1 || p.overrides["80"].Target != "b:2,c" {
-		t.Errorf("in force: %v", p.overrides)
+	if in := p.inForce.Swaps; len(in) != 1 || in["80"].Target != "b:2,c" {
+		t.Errorf("in force: %v", in)
 	}
-	for i, want := range []string{"link 81 is now configured as 81=a:1,c", `link 82 was swapped to b:none, which is not a target`, "no link is named lost"} {
-		if i >= len(p.warnings) || !strings.HasPrefix(p.warnings[i], want) {
-			t.Errorf("warnings are %q, want %q as number %d", p.warnings, want, i)
-		}
-	}
+	wantWarnings(t, p, "link 81 is now configured as 81=a:1,c", `link 82 was swapped to b:none, which is not a target`, "no link is named lost, whose target was swapped to b:3; forget it with: legate swap lost --undo")
 	if got := spec.FormatTargets(p.configured["80"].Targets); got != "a:1" {
 		t.Errorf("the override got into the link itself: %s", got)
 	}
 }
 
+func wantWarnings(t *testing.T, p plan, beginnings ...string) {
+	t.Helper()
+	if len(p.warnings) != len(beginnings) {
+		t.Errorf("warnings are %q, want %q", p.warnings, beginnings)
+		return
+	}
+	for i, want := range beginnings {
+		if !strings.HasPrefix(p.warnings[i], want) {
+			t.Errorf("warnings are %q, want %q as number %d", p.warnings, want, i)
+		}
+	}
+}
+
+// A link can be swapped and paused at once; an endpoint's drain belongs to no
+// link.
+func TestPlan_ModesStandBesideSwaps(t *testing.T) {
+	p := makePlan([][]spec.Link{parseLinks(t, "80=a:1", "81=a:1", "82=a:1")}, overrides{
+		Swaps: map[string]spec.Override{"80": {Kind: spec.OverrideSwap, Target: "b:2", Base: "80=a:1"}},
+		Modes: map[string]spec.Override{
+			"80":   {Kind: spec.OverridePause, Base: "80=a:1"},
+			"81":   {Kind: spec.OverrideDrain, Base: "81=a:1"},
+			"82":   {Kind: spec.OverrideDrain, Base: "82=former:1"},
+			"lost": {Kind: spec.OverridePause, Base: "83=a:1"},
+		},
+		Endpoints: map[string]spec.Override{"10.0.0.5:1": {Kind: spec.OverrideDrain}},
+	})
+	modes := map[string]spec.Mode{}
+	for _, l := range p.links {
+		modes[l.Name] = l.Mode
+	}
+	if d := cmp.Diff(map[string]spec.Mode{"80": spec.ModePause, "81": spec.ModeDrain, "82": spec.ModeServe}, modes); d != "" {
+		t.Errorf("(-want +got)\n%s", d)
+	}
+	if to := served(p)["80"]; to != "b:2" {
+		t.Errorf("the paused link goes to %s, want b:2", to)
+	}
+	if len(p.inForce.Modes) != 2 || len(p.drained()) != 1 {
+		t.Errorf("in force: %+v", p.inForce)
+	}
+	wantWarnings(t, p, "link 82 is now configured as 82=a:1: that it was drained, as 82=former:1, no longer holds; forget it with: legate resume 82",
+		"no link is named lost, which was paused; forget it with: legate resume lost")
+}
+
 func TestPlan_LinksAreNamedOrFoundAsTheyListen(t *testing.T) {
-	p := makePlan([][]spec.Link{parseLinks(t, "127.0.0.1:80=a:1;name=web", "53/udp=a:1")}, nil)
+	p := makePlan([][]spec.Link{parseLinks(t, "127.0.0.1:80=a:1;name=web", "53/udp=a:1")}, noOverrides())
 	for name, want := range map[string]string{"web": "web", "127.0.0.1:80": "web", "53/udp": "53/udp", "53": "", "80": ""} {
 		if l, _ := p.named(name); l.Name != want {
 			t.Errorf("%s is %q, want %q", name, l.Name, want)

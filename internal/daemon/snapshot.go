@@ -1,9 +1,13 @@
 package daemon
 
 import (
+	"context"
+	"fmt"
+	"maps"
 	"os"
 	"slices"
 
+	"legate/internal/control"
 	"legate/internal/spec"
 )
 
@@ -25,10 +29,59 @@ func (d *Daemon) Snapshot() spec.Snapshot {
 		s.Warnings = append(slices.Clip(s.Warnings), "stopping: no link listens any more; live connections may end within "+d.cfg.Drain.String())
 	}
 	for i := range s.Links {
-		if o, ok := p.overrides[s.Links[i].Name]; ok {
-			s.Links[i].Override = &o
-		}
+		l := &s.Links[i]
+		l.Override, l.Mode = get(p.inForce.Swaps, l.Name), get(p.inForce.Modes, l.Name)
+		p.markDrained(l.Endpoints)
 	}
+	s.Warnings = append(slices.Clip(s.Warnings), p.drainedInVain(s.Links)...)
 	s.Links = append(s.Links, p.refused...)
 	return s
+}
+
+func (p *plan) markDrained(list []spec.EndpointStatus) {
+	for i := range list {
+		list[i].Drained = get(p.inForce.Endpoints, list[i].Address)
+	}
+}
+
+// drainedInVain names the drained endpoints that no link has.
+func (p *plan) drainedInVain(links []spec.LinkStatus) (warnings []string) {
+	had := map[string]bool{}
+	for _, l := range links {
+		for _, e := range l.Endpoints {
+			had[e.Address] = true
+		}
+	}
+	for _, address := range slices.Sorted(maps.Keys(p.inForce.Endpoints)) {
+		if !had[address] {
+			warnings = append(warnings, fmt.Sprintf("endpoint %[1]s is drained, and no link has it; forget it with: legate resume %[1]s", address))
+		}
+	}
+	return warnings
+}
+
+// Why says where a caller's next connection to a link would go, and tries it
+// if that is asked. It implements control.Instance.
+func (d *Daemon) Why(ctx context.Context, r control.WhyRequest) (spec.Explanation, error) {
+	caller, err := spec.ParseCaller(r.Caller)
+	if err != nil {
+		return spec.Explanation{}, err
+	}
+	d.mu.Lock()
+	p := d.plan
+	d.mu.Unlock()
+	l, ok := p.named(r.Link)
+	if !ok {
+		return spec.Explanation{}, control.NoLink(r.Link, p.names())
+	}
+	e, err := d.forwarder.Explain(l.Name, caller)
+	if err != nil {
+		return e, err
+	}
+	e.Override, e.Mode = get(p.inForce.Swaps, l.Name), get(p.inForce.Modes, l.Name)
+	p.markDrained(e.Endpoints)
+	if r.Connect {
+		e.Attempts, err = d.forwarder.Try(ctx, l.Name, caller)
+	}
+	return e, err
 }

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
 	"time"
@@ -16,15 +15,15 @@ import (
 
 const (
 	stateFile    = "overrides.json"
-	stateVersion = 1
+	stateVersion = 2
 )
 
-// state keeps the overrides of one instance, by the name of the link, and in a
-// file when it has a directory. Its owner serialises the calls.
+// state keeps the overrides of one instance, and in a file when it has a
+// directory. Its owner serialises the calls.
 type state struct {
-	overrides map[string]spec.Override
-	path      string   // "": in memory only
-	lock      *os.File // held while the directory is ours
+	overrides overrides // never edited, but replaced
+	path      string    // "": in memory only
+	lock      *os.File  // held while the directory is ours
 	// damaged is why the file of the last run was not used; it is kept beside
 	// the new one.
 	damaged error
@@ -32,14 +31,14 @@ type state struct {
 
 // stateJSON is the file. A version that is not ours is not guessed at.
 type stateJSON struct {
-	Version   int                      `json:"version"`
-	Overrides map[string]spec.Override `json:"overrides"`
+	Version   int       `json:"version"`
+	Overrides overrides `json:"overrides"`
 }
 
 // openState reads the overrides of the last run. A damaged file is reported in
 // the state and not an error: forwarding is worth more than what it held.
 func openState(dir string) (*state, error) {
-	s := &state{overrides: map[string]spec.Override{}}
+	s := &state{overrides: noOverrides()}
 	if dir == "" {
 		return s, nil
 	}
@@ -111,7 +110,10 @@ func (s *state) decode(text []byte) error {
 	if f.Version != stateVersion {
 		return fmt.Errorf("read state file %s: version %d, this legate reads %d", s.path, f.Version, stateVersion)
 	}
-	maps.Copy(s.overrides, f.Overrides)
+	if err := f.Overrides.check(); err != nil {
+		return fmt.Errorf("read state file %s: %w", s.path, err)
+	}
+	s.overrides = f.Overrides.clone()
 	return nil
 }
 
@@ -127,15 +129,10 @@ func (s *state) setAside() error {
 	return nil
 }
 
-// set writes an override, or removes it when o is nil. When it fails, nothing
-// has changed.
-func (s *state) set(link string, o *spec.Override) error {
-	next := maps.Clone(s.overrides)
-	if o != nil {
-		next[link] = *o
-	} else {
-		delete(next, link)
-	}
+// edit changes the overrides. When it fails, nothing has changed.
+func (s *state) edit(change func(o overrides)) error {
+	next := s.overrides.clone()
+	change(next)
 	if s.path != "" {
 		if err := s.write(next); err != nil {
 			return spec.Errorf("make room or mend the directory; nothing was changed", "save override: %v", err)
@@ -146,8 +143,8 @@ func (s *state) set(link string, o *spec.Override) error {
 }
 
 // write replaces the file in one step: a crash leaves the old or the new one.
-func (s *state) write(overrides map[string]spec.Override) error {
-	text, err := json.MarshalIndent(stateJSON{stateVersion, overrides}, "", "  ")
+func (s *state) write(next overrides) error {
+	text, err := json.MarshalIndent(stateJSON{stateVersion, next}, "", "  ")
 	if err != nil {
 		return fmt.Errorf("write state: %w", err)
 	}

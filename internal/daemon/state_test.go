@@ -24,23 +24,40 @@ func openTestState(t *testing.T, dir string) *state {
 	return s
 }
 
+// put writes a swap.
+func put(s *state, link, target string) error {
+	return s.edit(func(o overrides) {
+		o.Swaps[link] = spec.Override{Kind: spec.OverrideSwap, Target: target}
+	})
+}
+
 func TestState_SurvivesARestart(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "made", "for it")
-	want := map[string]spec.Override{
-		"db":   {Target: "b:1", Base: "1=a:1", When: time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)},
-		"80":   {Target: "unix:/run/x", Base: "80=web:80", When: time.Date(2026, 1, 2, 3, 4, 5, 7, time.UTC)},
-		"gone": {Target: "c:1", Base: "2=a:1", When: time.Date(2026, 1, 2, 3, 4, 5, 8, time.UTC)},
+	at := time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)
+	want := overrides{
+		Swaps: map[string]spec.Override{
+			"db": {Kind: spec.OverrideSwap, Target: "b:1", Base: "1=a:1", When: at},
+			"80": {Kind: spec.OverrideSwap, Target: "unix:/run/x", Base: "80=web:80", When: at.Add(1)},
+		},
+		Modes: map[string]spec.Override{
+			"db":  {Kind: spec.OverridePause, Base: "1=a:1", When: at.Add(2)},
+			"web": {Kind: spec.OverrideDrain, Base: "2=a:1", When: at.Add(3)},
+		},
+		Endpoints: map[string]spec.Override{"unix:/run/x": {Kind: spec.OverrideDrain, When: at.Add(4)}},
 	}
 	s := openTestState(t, dir)
-	for name, o := range want {
-		if err := s.set(name, &o); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := s.set("gone", nil); err != nil {
+	if err := put(s, "gone", "c:1"); err != nil {
 		t.Fatal(err)
 	}
-	delete(want, "gone")
+	err := s.edit(func(o overrides) {
+		delete(o.Swaps, "gone")
+		maps.Copy(o.Swaps, want.Swaps)
+		maps.Copy(o.Modes, want.Modes)
+		maps.Copy(o.Endpoints, want.Endpoints)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	s.close()
 	if d := cmp.Diff(want, openTestState(t, dir).overrides); d != "" {
 		t.Errorf("after a restart (-want +got)\n%s", d)
@@ -65,10 +82,12 @@ func TestState_BelongsToOneInstance(t *testing.T) {
 
 func TestState_KeepsADamagedFileForWhoWantsToMendIt(t *testing.T) {
 	for name, text := range map[string]string{
-		"cut off": `{"version":1,"overrides":{"db":`,
+		"cut off": `{"version":2,"overrides":{"swaps":{"db":`,
 		"empty":   "",
-		"older":   `{"version":0,"overrides":{}}`,
-		"types":   `{"version":1,"overrides":{"db":"b:1"}}`,
+		"older":   `{"version":1,"overrides":{"db":{"target":"b:1","base":"1=a:1"}}}`,
+		"types":   `{"version":2,"overrides":{"swaps":{"db":"b:1"}}}`,
+		"kind":    `{"version":2,"overrides":{"swaps":{"db":{"kind":"pause"}}}}`,
+		"no kind": `{"version":2,"overrides":{"endpoints":{"10.0.0.5:1":{}}}}`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
@@ -80,10 +99,10 @@ func TestState_KeepsADamagedFileForWhoWantsToMendIt(t *testing.T) {
 			if s.damaged == nil || !strings.Contains(s.damaged.Error(), path) {
 				t.Errorf("it says %v, want the path", s.damaged)
 			}
-			if len(s.overrides) != 0 {
-				t.Errorf("it read %v", s.overrides)
+			if d := cmp.Diff(noOverrides(), s.overrides); d != "" {
+				t.Errorf("it read (-want +got)\n%s", d)
 			}
-			if err := s.set("db", &spec.Override{Target: "b:1"}); err != nil {
+			if err := put(s, "db", "b:1"); err != nil {
 				t.Fatal(err)
 			}
 			checkDamaged(t, path, text)
@@ -121,13 +140,13 @@ func TestState_KeepsEveryDamagedFile(t *testing.T) {
 func TestState_LeavesTheFileOfANewerVersionAlone(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, stateFile)
-	const text = `{"version":2,"overrides":[]}`
+	const text = `{"version":3,"overrides":[]}`
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 { // the second finds the directory unlocked
 		_, err := openState(dir)
-		if u, ok := errors.AsType[*spec.UserError](err); !ok || !strings.Contains(u.What, "version 2") || !strings.Contains(u.Hint, "--state-dir") {
+		if u, ok := errors.AsType[*spec.UserError](err); !ok || !strings.Contains(u.What, "version 3") || !strings.Contains(u.Hint, "--state-dir") {
 			t.Errorf("got %v", err)
 		}
 	}
@@ -141,14 +160,14 @@ func TestState_LeavesTheFileOfANewerVersionAlone(t *testing.T) {
 func TestState_ChangesNothingWhenItCannotBeSaved(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "state")
 	s := openTestState(t, dir)
-	if err := s.set("db", &spec.Override{Target: "a:1"}); err != nil {
+	if err := put(s, "db", "a:1"); err != nil {
 		t.Fatal(err)
 	}
-	before := maps.Clone(s.overrides)
+	before := s.overrides.clone()
 	if err := os.RemoveAll(dir); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.set("db", &spec.Override{Target: "b:1"}); err == nil {
+	if err := put(s, "db", "b:1"); err == nil {
 		t.Error("it was saved in a directory that is gone")
 	}
 	if d := cmp.Diff(before, s.overrides); d != "" {

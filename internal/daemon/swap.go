@@ -4,36 +4,63 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
+	"strings"
 	"time"
 
 	"legate/internal/control"
 	"legate/internal/endpoints"
 	"legate/internal/forward"
-	"legate/internal/pump"
 	"legate/internal/spec"
 )
 
-// Swap points a link elsewhere, or back where it is configured to go, and
-// returns when its live connections are as asked. It implements
-// control.Instance.
+// askTime is how long a new target has to show that it serves, when the
+// request does not say. lookTime is that of a forced swap, which waits for
+// nothing but warns of what does not answer. learnTime is the part of it that
+// a name has to be found.
+const (
+	askTime   = 10 * time.Second
+	lookTime  = time.Second
+	learnTime = 2 * time.Second
+)
+
+// trial is a swap on its way: what was asked for, and what held when it was.
+type trial struct {
+	request  control.SwapRequest
+	link     spec.Link      // as configured
+	override *spec.Override // to be; nil: as configured
+	former   *spec.Override // when it was asked for
+	targets  []spec.Target  // where the link would go
+	from     string         // where it went
+}
+
+// Swap points a link elsewhere, or back where it is configured to go, once the
+// target is healthy, and returns when its live connections are as asked. It
+// implements control.Instance.
 func (d *Daemon) Swap(ctx context.Context, r control.SwapRequest) (control.SwapReply, error) {
-	reply, err := d.override(r)
-	if err != nil || reply.Target == "" {
+	t, err := d.beginSwap(r)
+	if errors.Is(err, errNoLink) {
+		return d.forget(r)
+	}
+	if err != nil {
+		return control.SwapReply{}, err
+	}
+	defer d.endTrial(t)
+	warnings, err := d.question(ctx, t)
+	if err != nil {
+		return control.SwapReply{Link: t.link.Name, Former: t.from}, err
+	}
+	reply, err := d.commit(t)
+	if err != nil {
 		return reply, err
 	}
-	var looking sync.WaitGroup
-	var warnings []string
-	targets := d.targetsOf(reply.Link)
-	looking.Go(func() { warnings = d.look(ctx, targets) })
+	reply.Warnings = warnings
 	ended, err := d.endFormer(ctx, r, reply)
-	looking.Wait()
-	reply.Warnings, reply.Ended, reply.Cut = warnings, ended.Ended, ended.Cut
+	reply.Ended, reply.Cut = ended.Ended, ended.Cut
 	return reply, err
 }
 
 func (d *Daemon) endFormer(ctx context.Context, r control.SwapRequest, reply control.SwapReply) (n forward.Ended, err error) {
-	if r.Live == control.LiveKeep || reply.UDP {
+	if r.Live == "" || r.Live == control.LiveKeep || reply.UDP {
 		return n, nil
 	}
 	within := time.Duration(0)
@@ -46,15 +73,141 @@ func (d *Daemon) endFormer(ctx context.Context, r control.SwapRequest, reply con
 	return n, err
 }
 
-// lookTime is how long somebody who typed a target waits to hear that nobody
-// is there.
-const lookTime = time.Second
+// beginSwap reads the request and has the target watched.
+func (d *Daemon) beginSwap(r control.SwapRequest) (*trial, error) {
+	d.applying.Lock()
+	defer d.applying.Unlock()
+	if d.stopping {
+		return nil, errStopping
+	}
+	l, ok := d.plan.named(r.Link)
+	if !ok {
+		return nil, errNoLink
+	}
+	if err := d.failed[l.Name]; err != nil {
+		return nil, openError(l, err)
+	}
+	t := &trial{request: r, link: l, targets: l.Targets, from: d.targetOf(l.Name), former: get(d.state.overrides.Swaps, l.Name)}
+	if err := t.read(); err != nil {
+		return nil, err
+	}
+	d.trials[t] = t.targets
+	d.discovery.Apply(append(d.plan.targets(), d.tried()...))
+	return t, nil
+}
 
-// look tries every endpoint of the targets once and says what is wrong. It
-// holds nothing up: a swap to a server that is yet to come is a fair wish, and
-// so is one that was mistyped an hour before anybody notices.
-func (d *Daemon) look(ctx context.Context, targets []spec.Target) (warnings []string) {
-	var found []spec.Endpoint
+// read makes the override that the request asks for: none when the link shall
+// go where it is configured to.
+func (t *trial) read() error {
+	if t.request.Undo {
+		return nil
+	}
+	targets, err := spec.ParseTargets(t.request.Target, t.link)
+	if err != nil {
+		return err
+	}
+	t.targets = targets
+	if spec.FormatTargets(targets) != spec.FormatTargets(t.link.Targets) {
+		t.override = &spec.Override{Kind: spec.OverrideSwap, Target: t.request.Target, Base: t.link.Text, When: time.Now()}
+	}
+	return nil
+}
+
+// tried lists the targets of all trials. The caller holds applying.
+func (d *Daemon) tried() (targets []spec.Target) {
+	for _, of := range d.trials {
+		targets = append(targets, of...)
+	}
+	return targets
+}
+
+func (d *Daemon) endTrial(t *trial) {
+	d.applying.Lock()
+	defer d.applying.Unlock()
+	delete(d.trials, t)
+	if !d.stopping {
+		d.keep()
+	}
+}
+
+// question asks the new target whether it serves, while the link goes where it
+// did. A forced swap only learns what does not answer.
+func (d *Daemon) question(ctx context.Context, t *trial) (warnings []string, err error) {
+	within := askTime
+	switch {
+	case t.request.Force:
+		within = lookTime
+	case t.request.Timeout > 0:
+		within = time.Duration(t.request.Timeout)
+	}
+	limit, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	defer context.AfterFunc(d.cutting, cancel)()
+	d.awaitNames(limit, t.targets)
+	if t.link.Listen.Protocol == spec.UDP || spec.FormatTargets(t.targets) == t.from {
+		return d.sourceErrors(t.targets), nil
+	}
+	view := viewOf(t.link.Options, t.targets)
+	if t.request.Force {
+		err = d.pool.Probe(limit, view)
+	} else {
+		err = d.awaitServing(limit, view)
+	}
+	switch {
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
+	case err == nil:
+		return nil, nil
+	case t.request.Force:
+		return []string{err.Error()}, nil
+	}
+	return nil, t.refusal(err)
+}
+
+// askAgain is how long a target that does not serve yet is left alone.
+const askAgain = 250 * time.Millisecond
+
+// awaitServing asks again until an endpoint serves or ctx ends, since the
+// server may be on its way up. The error is what the last complete question
+// brought: one that ctx cut short says nothing about the server.
+func (d *Daemon) awaitServing(ctx context.Context, v endpoints.View) error {
+	var last error
+	for {
+		err := d.pool.Probe(ctx, v)
+		if err == nil {
+			return nil
+		}
+		if last == nil || ctx.Err() == nil {
+			last = err
+		}
+		select {
+		case <-ctx.Done():
+			return last
+		case <-time.After(askAgain):
+		}
+	}
+}
+
+// refusal says why the link goes where it went.
+func (t *trial) refusal(err error) error {
+	again := fmt.Sprintf("legate swap %s %s --force", t.link.Name, t.request.Target)
+	if t.request.Undo {
+		again = fmt.Sprintf("legate swap %s --undo --force", t.link.Name)
+	}
+	to := spec.FormatTargets(t.targets)
+	why := strings.TrimPrefix(err.Error(), to+": ") // of the one endpoint that it is
+	return spec.Errorf("go there all the same: "+again, "%s does not serve: %s; link %s still goes to %s", to, why, t.link.Name, t.from)
+}
+
+// awaitNames gives names the time to be found before the link goes there: a
+// link that does not hold would refuse connections meanwhile.
+func (d *Daemon) awaitNames(ctx context.Context, targets []spec.Target) {
+	ctx, cancel := context.WithTimeout(ctx, learnTime)
+	defer cancel()
+	d.answers.wait(ctx, targets)
+}
+
+func (d *Daemon) sourceErrors(targets []spec.Target) (warnings []string) {
 	for _, t := range targets {
 		switch a := d.pool.Answer(t); {
 		case a.Err != nil:
@@ -63,113 +216,74 @@ func (d *Daemon) look(ctx context.Context, targets []spec.Target) (warnings []st
 			warnings = append(warnings, fmt.Sprintf("%s: nothing is known of it yet", t))
 		}
 	}
-	for _, c := range d.pool.List(&endpoints.View{Targets: targets}, nil).All {
-		if c.Protocol != spec.UDP { // which does not tell whether somebody is there
-			found = append(found, c.Endpoint)
-		}
-	}
-	return append(warnings, d.dialAll(ctx, found)...)
-}
-
-// dialAll tells which endpoints did not answer, in their order.
-func (d *Daemon) dialAll(ctx context.Context, list []spec.Endpoint) (warnings []string) {
-	errs := make([]error, len(list))
-	var dialing sync.WaitGroup
-	for i, e := range list {
-		dialing.Go(func() { errs[i] = d.forwarder.Dial(ctx, e, lookTime) })
-	}
-	dialing.Wait()
-	for i, err := range errs {
-		if err != nil && !pump.IsShortage(err) {
-			warnings = append(warnings, fmt.Sprintf("%s does not answer: %v", list[i], err))
-		}
-	}
 	return warnings
 }
 
-// override writes what the request asks for beside the link and applies it.
-func (d *Daemon) override(r control.SwapRequest) (control.SwapReply, error) {
+// commit writes the override beside the link and applies it, unless somebody
+// else did so while the target was asked.
+func (d *Daemon) commit(t *trial) (control.SwapReply, error) {
 	d.applying.Lock()
 	defer d.applying.Unlock()
+	reply := control.SwapReply{Link: t.link.Name, Former: d.targetOf(t.link.Name), UDP: t.link.Listen.Protocol == spec.UDP}
 	if d.stopping {
-		return control.SwapReply{}, spec.Errorf("", "legate is stopping")
+		return reply, errStopping
 	}
-	l, ok := d.plan.named(r.Link)
-	if !ok {
-		return d.forget(r)
+	l, ok := d.plan.named(t.link.Name)
+	if !ok || l.Text != t.link.Text || !same(t.former, get(d.state.overrides.Swaps, l.Name)) {
+		return reply, spec.Errorf("see what it is now: legate status "+t.link.Name,
+			"link %s was changed by somebody else while %s was asked; nothing was changed", t.link.Name, spec.FormatTargets(t.targets))
 	}
-	reply := control.SwapReply{Link: l.Name, Former: d.targetOf(l.Name), UDP: l.Listen.Protocol == spec.UDP}
-	if err := d.failed[l.Name]; err != nil {
-		return reply, openError(l, err)
-	}
-	o, err := newOverride(r, l)
-	if err != nil {
+	if err := d.edit(func(o overrides) { set(o.Swaps, l.Name, t.override) }); err != nil {
 		return reply, err
 	}
-	if err := d.state.set(l.Name, o); err != nil {
-		return reply, err
-	}
-	d.lookAhead(o, l)
-	d.apply()
-	reply.Target, reply.Override, reply.Kept = d.targetOf(l.Name), o, d.state.path
+	reply.Target, reply.Override, reply.Kept = d.targetOf(l.Name), t.override, d.state.path
 	return reply, d.failed[l.Name]
 }
 
-// lookAhead gives a name the time to be found before the link goes there: a
-// link that does not hold would refuse connections meanwhile.
-func (d *Daemon) lookAhead(o *spec.Override, l spec.Link) {
-	targets := l.Targets
-	if o != nil {
-		targets, _ = spec.ParseTargets(o.Target, l) // it was parsed to make o
-	}
-	d.discovery.Apply(append(d.plan.targets(), targets...))
-	ctx, cancel := context.WithTimeout(d.cutting, 2*time.Second)
-	defer cancel()
-	d.answers.wait(ctx, targets)
-}
+func same(a, b *spec.Override) bool { return a == b || a != nil && b != nil && *a == *b }
 
-// newOverride is nil when the link shall go where it is configured to.
-func newOverride(r control.SwapRequest, l spec.Link) (*spec.Override, error) {
-	if r.Undo {
-		return nil, nil
+// edit changes the overrides and applies them. The caller holds applying.
+func (d *Daemon) edit(change func(o overrides)) error {
+	if err := d.state.edit(change); err != nil {
+		return err
 	}
-	targets, err := spec.ParseTargets(r.Target, l)
-	if err != nil {
-		return nil, err
-	}
-	if spec.FormatTargets(targets) == spec.FormatTargets(l.Targets) {
-		return nil, nil
-	}
-	return &spec.Override{Target: r.Target, Base: l.Text, When: time.Now()}, nil
+	d.apply()
+	close(d.edited)
+	d.edited = make(chan struct{})
+	return nil
 }
 
 // forget undoes a swap whose link is gone; for any other request there must be
 // a link.
 func (d *Daemon) forget(r control.SwapRequest) (control.SwapReply, error) {
-	o, ok := d.state.overrides[r.Link]
-	if !ok || !r.Undo {
+	d.applying.Lock()
+	defer d.applying.Unlock()
+	o := get(d.state.overrides.Swaps, r.Link)
+	if o == nil || !r.Undo {
 		return control.SwapReply{}, control.NoLink(r.Link, d.plan.names())
 	}
-	if err := d.state.set(r.Link, nil); err != nil {
+	if err := d.edit(func(o overrides) { set(o.Swaps, r.Link, nil) }); err != nil {
 		return control.SwapReply{}, err
 	}
-	d.apply()
 	return control.SwapReply{Link: r.Link, Former: o.Target, Kept: d.state.path}, nil
 }
 
 // targetOf is where a link goes now, overrides included.
-func (d *Daemon) targetOf(link string) string { return spec.FormatTargets(d.targetsOf(link)) }
-
-func (d *Daemon) targetsOf(link string) []spec.Target {
+func (d *Daemon) targetOf(link string) string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, l := range d.plan.links {
 		if l.Name == link {
-			return l.Targets
+			return spec.FormatTargets(l.Targets)
 		}
 	}
-	return nil
+	return ""
 }
+
+var (
+	errStopping = errors.New("legate is stopping")
+	errNoLink   = errors.New("no such link")
+)
 
 // openError says which link an address could not be opened for, and keeps the
 // hint.

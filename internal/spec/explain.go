@@ -13,8 +13,9 @@ type Explanation struct {
 	Caller string `json:"caller"`
 	// Rule says which link has the caller and by whose wish, in words.
 	Rule     string    `json:"rule"`
-	Target   string    `json:"target"` // in force now, overrides included
-	Override *Override `json:"override,omitempty"`
+	Target   string    `json:"target"`             // in force now, overrides included
+	Override *Override `json:"override,omitempty"` // of its target
+	Mode     *Override `json:"mode,omitempty"`     // that it is paused or drained
 	State    LinkState `json:"state"`
 	// Sources tell, for each target, what its source last said.
 	Sources []SourceStatus `json:"sources"`

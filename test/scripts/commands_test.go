@@ -24,12 +24,7 @@ func serve() {
 	if err != nil {
 		fail(err)
 	}
-	go func() {
-		stop := make(chan os.Signal, 1)
-		signal.Notify(stop, os.Interrupt)
-		<-stop
-		os.Exit(0)
-	}()
+	go endWhenAsked()
 	for {
 		c, err := l.Accept()
 		if err != nil {
@@ -41,6 +36,32 @@ func serve() {
 				fmt.Fprintf(c, "%s: %s\n", os.Args[1], s.Text())
 			}
 		}()
+	}
+}
+
+// endWhenAsked ends a server with success, which is what testscript wants of
+// those that it interrupts.
+func endWhenAsked() {
+	stop := make(chan os.Signal, 1)
+	signal.Notify(stop, os.Interrupt)
+	<-stop
+	os.Exit(0)
+}
+
+// closer ADDRESS accepts connections and closes them at once, as a published
+// port does whose server is not up.
+func closer() {
+	l, err := listen(os.Args[1])
+	if err != nil {
+		fail(err)
+	}
+	go endWhenAsked()
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			fail(err)
+		}
+		c.Close()
 	}
 }
 

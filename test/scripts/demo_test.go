@@ -20,7 +20,7 @@ func TestDemo_PrintedLinesDoWhatTheySay(t *testing.T) {
 			lines = append(lines, l)
 		}
 	}
-	want := []string{"hello from blue", "hello goes to 127.0.0.1:", "hello from green", "hello: swapped ", "that is as configured"}
+	want := []string{"hello from blue", "hello goes to 127.0.0.1:", "hello from green", "  swapped ", "that is as configured"}
 	if len(lines) != len(want) {
 		t.Fatalf("the demo printed %d commands, want %d: %q", len(lines), len(want), lines)
 	}

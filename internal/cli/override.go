@@ -1,0 +1,264 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"legate/internal/control"
+	"legate/internal/spec"
+)
+
+// overrideCommand is pause, drain or resume.
+type overrideCommand struct {
+	process Process
+	control string
+	json    bool
+	wait    bool
+	timeout time.Duration
+}
+
+func newPause(p Process) *cobra.Command {
+	o := &overrideCommand{process: p}
+	c := &cobra.Command{
+		Use:   "pause LINK",
+		Short: "Let new connections of a link wait",
+		Long: `Accepts the new connections of a link and lets them wait, with what they send,
+until legate resume LINK; then they go on in the order in which they came. There
+is no limit of time, and 1024 may wait. Live connections go on. UDP does not wait:
+datagrams of new sessions are dropped.
+
+A pause survives a restart where legate runs with --state-dir.`,
+		Example: `  legate pause 5432
+  legate resume 5432`,
+		Args:              exactly("LINK"),
+		ValidArgsFunction: completeLinks(p, &o.control, 0),
+		RunE: o.verb(func(ctx context.Context, found *control.Client, link string) (control.OverrideReply, error) {
+			return found.Pause(ctx, control.PauseRequest{Link: link})
+		}, o.tellPause),
+	}
+	addControl(c, &o.control)
+	addJSON(c, &o.json)
+	return c
+}
+
+func newResume(p Process) *cobra.Command {
+	o := &overrideCommand{process: p}
+	c := &cobra.Command{
+		Use:   "resume LINK|ENDPOINT",
+		Short: "End a pause or a drain",
+		Long: `Ends what legate pause or legate drain asked of a link or an endpoint. Connections
+that waited go on in the order in which they came.`,
+		Example: `  legate resume 5432
+  legate resume 192.168.1.52:5432`,
+		Args:              exactly("LINK or ENDPOINT"),
+		ValidArgsFunction: completeNames(p, &o.control),
+		RunE: o.verb(func(ctx context.Context, found *control.Client, name string) (control.OverrideReply, error) {
+			return found.Resume(ctx, control.ResumeRequest{Name: name})
+		}, o.tellResume),
+	}
+	addControl(c, &o.control)
+	addJSON(c, &o.json)
+	return c
+}
+
+func newDrain(p Process) *cobra.Command {
+	o := &overrideCommand{process: p}
+	c := &cobra.Command{
+		Use:   "drain LINK|ENDPOINT",
+		Short: "Let live connections end, and have no new ones",
+		Long: `A LINK stops listening: new clients are refused. An ENDPOINT, by its address as
+legate status --endpoints shows it, gets no new connections from any link; they go
+to the other endpoints. Live connections go on in both cases. A word that is both
+means the link.
+
+It returns at once, or with --wait when the last live connection has ended. Those
+that are left after --timeout are listed, and the exit code is 1. The drain holds
+in any case, until legate resume, and survives a restart where legate runs with
+--state-dir.`,
+		Example: `  legate drain 192.168.1.52:5432 --wait --timeout 5m
+  legate resume 192.168.1.52:5432`,
+		Args:              o.checkDrain,
+		ValidArgsFunction: completeNames(p, &o.control),
+		RunE: o.verb(func(ctx context.Context, found *control.Client, name string) (control.OverrideReply, error) {
+			done, err := found.Drain(ctx, control.DrainRequest{Name: name, Wait: o.wait, Timeout: control.Duration(o.timeout)})
+			if errors.Is(err, context.Canceled) {
+				err = spec.Errorf("end it: "+o.process.command(o.control, "resume", name), "stopped waiting; %s is still drained", name)
+			}
+			return done, err
+		}, o.tellDrain),
+	}
+	addControl(c, &o.control)
+	addToggle(c.Flags(), toggle{"wait", &o.wait}, "return when the last live connection has ended")
+	c.Flags().Var(duration{"timeout", &o.timeout}, "timeout", "how long to wait; then say which connections are left (default no limit)")
+	addJSON(c, &o.json)
+	return c
+}
+
+func (o *overrideCommand) checkDrain(c *cobra.Command, args []string) error {
+	if o.timeout != 0 && !o.wait {
+		return usagef("write --wait --timeout "+o.timeout.String(), "--timeout has no meaning without --wait")
+	}
+	return exactly("LINK or ENDPOINT")(c, args)
+}
+
+// verb is what the three commands have in common. Ctrl-C ends the asking, so
+// that the command can say what holds all the same.
+func (o *overrideCommand) verb(
+	ask func(context.Context, *control.Client, string) (control.OverrideReply, error),
+	tell func(control.OverrideReply) error,
+) func(*cobra.Command, []string) error {
+	return func(c *cobra.Command, args []string) error {
+		if err := applyEnv(c, o.process, []string{"control"}); err != nil {
+			return err
+		}
+		found, err := client(c, o.process, o.control)
+		if err != nil {
+			return err
+		}
+		ctx, stop := signal.NotifyContext(c.Context(), os.Interrupt, syscall.SIGTERM)
+		defer stop()
+		done, err := ask(ctx, found, args[0])
+		if err != nil {
+			return err
+		}
+		if !o.json {
+			return tell(done)
+		}
+		if err := o.process.printJSON(done); err != nil {
+			return err
+		}
+		return o.left(done)
+	}
+}
+
+func (o *overrideCommand) tellPause(done control.OverrideReply) error {
+	w := o.process.Stdout
+	fmt.Fprintf(w, "%s is paused%s: ", done.Link, o.since(done))
+	if done.UDP {
+		fmt.Fprintln(w, "datagrams of new sessions are dropped")
+	} else {
+		fmt.Fprintf(w, "new connections wait (%d now)\n", done.Held)
+	}
+	fmt.Fprintf(w, "live connections go on: %d\n", done.Current-done.Held)
+	o.tellHolding(done, done.Link)
+	return nil
+}
+
+func (o *overrideCommand) tellDrain(done control.OverrideReply) error {
+	w, name := o.process.Stdout, done.Link
+	if name != "" {
+		fmt.Fprintf(w, "%s is drained%s: it does not listen\n", name, o.since(done))
+	} else {
+		name = done.Endpoint
+		fmt.Fprintf(w, "%s is drained%s: it gets no new connections\n", name, o.since(done))
+	}
+	switch {
+	case len(done.Left) > 0:
+		// They are listed with the error.
+	case done.Current == 0:
+		fmt.Fprintln(w, "no live connection is left")
+	default:
+		fmt.Fprintf(w, "live connections: %d; wait for their end: %s\n", done.Current, o.process.command(o.control, "drain", name, "--wait"))
+	}
+	o.tellHolding(done, name)
+	if len(done.Left) > 0 {
+		if err := o.list(done.Left); err != nil {
+			return err
+		}
+	}
+	return o.left(done)
+}
+
+// since tells that nothing changed, because it was so before.
+func (o *overrideCommand) since(done control.OverrideReply) string {
+	if done.Former == nil || done.Override == nil {
+		return ""
+	}
+	if done.Former.Kind != done.Override.Kind {
+		return fmt.Sprintf(" (it was %s before)", overrideWord(done.Former.Kind))
+	}
+	return fmt.Sprintf(", since %s ago", age(time.Since(done.Override.When)))
+}
+
+func overrideWord(k spec.OverrideKind) string {
+	switch k {
+	case spec.OverridePause:
+		return "paused"
+	case spec.OverrideDrain:
+		return "drained"
+	}
+	return "swapped"
+}
+
+func (o *overrideCommand) tellHolding(done control.OverrideReply, name string) {
+	w := o.process.Stdout
+	o.tellNotes(done)
+	tellKept(w, done.Kept)
+	fmt.Fprintf(w, "end it: %s\n", o.process.command(o.control, "resume", name))
+}
+
+func (o *overrideCommand) tellNotes(done control.OverrideReply) {
+	for _, n := range done.Notes {
+		fmt.Fprintf(o.process.Stderr, "note: %s\n", n)
+	}
+}
+
+func (o *overrideCommand) tellResume(done control.OverrideReply) error {
+	w, name := o.process.Stdout, done.Link
+	if name == "" {
+		name = done.Endpoint
+	}
+	switch {
+	case done.Former == nil:
+		fmt.Fprintf(w, "%s is neither paused nor drained; nothing to change\n", name)
+	case done.Endpoint != "":
+		fmt.Fprintf(w, "%s gets new connections again, after %s\n", name, age(time.Since(done.Former.When)))
+	case done.Former.Kind == spec.OverridePause:
+		fmt.Fprintf(w, "%s serves again, after %s; %d connections waited\n", name, age(time.Since(done.Former.When)), done.Held)
+	default:
+		fmt.Fprintf(w, "%s listens again, after %s\n", name, age(time.Since(done.Former.When)))
+	}
+	o.tellNotes(done)
+	return nil
+}
+
+// list shows the connections that a drain waited for in vain.
+func (o *overrideCommand) list(left []spec.ConnectionStatus) error {
+	now := time.Now()
+	fmt.Fprintln(o.process.Stdout)
+	t := tabwriter.NewWriter(o.process.Stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "CALLER\tLINK\tENDPOINT\tFOR\tIN\tOUT")
+	for _, c := range left {
+		endpoint := c.Endpoint
+		if endpoint == "" {
+			endpoint = "waits"
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", c.Caller, c.Link, endpoint, age(now.Sub(c.Since)), size(c.BytesIn), size(c.BytesOut))
+	}
+	return t.Flush()
+}
+
+// left is the error of a drain that waited in vain.
+func (o *overrideCommand) left(done control.OverrideReply) error {
+	if len(done.Left) == 0 {
+		return nil
+	}
+	name := done.Link + done.Endpoint
+	connections := "1 connection is"
+	if n := len(done.Left); n != 1 {
+		connections = fmt.Sprintf("%d connections are", n)
+	}
+	return spec.Errorf(strings.Join([]string{
+		"wait on: " + o.process.command(o.control, "drain", name, "--wait"),
+		"end the drain: " + o.process.command(o.control, "resume", name),
+	}, "; "), "%s left after %s; %s is still drained", connections, o.timeout, name)
+}

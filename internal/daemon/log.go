@@ -1,0 +1,80 @@
+package daemon
+
+import (
+	"maps"
+	"slices"
+
+	"legate/internal/spec"
+)
+
+// logChanges tells what the parts below cannot: they see addresses, not what
+// became of a link.
+func (d *Daemon) logChanges(before plan) {
+	was := map[string]spec.Link{}
+	for _, l := range before.links {
+		was[l.Name] = l
+	}
+	for _, l := range d.plan.links {
+		former, known := was[l.Name]
+		delete(was, l.Name)
+		d.logChange(l, former, known)
+		d.logMode(l, former.Mode)
+	}
+	d.logDrains(before)
+	for name := range was {
+		d.cfg.Log.Info("no longer listening", "link", name)
+	}
+	for _, r := range d.plan.refused {
+		if d.opened || r.Origin != spec.OriginArguments {
+			d.cfg.Log.Error("not listening", "link", r.Name, "on", r.Listen, "error", r.Error)
+		}
+	}
+}
+
+// logChange tells what became of one link, which was known or not.
+func (d *Daemon) logChange(l, was spec.Link, known bool) {
+	to, former := spec.FormatTargets(l.Targets), spec.FormatTargets(was.Targets)
+	log := d.cfg.Log.With("link", l.Name, "target", to)
+	o, overridden := d.plan.inForce.Swaps[l.Name]
+	if overridden {
+		log = log.With("configured", o.Base)
+	}
+	switch err := d.failed[l.Name]; {
+	case err != nil && !d.opened && l.Origin == spec.OriginArguments:
+		// Nothing starts, and the error of the command says it.
+	case err != nil:
+		log.Error("not listening", "on", l.Listen.String(), "error", err)
+	case known && to != former:
+		log.Info("target changed", "former", former)
+	case !known && overridden:
+		log.Info("target is that of a swap", "swapped", o.When)
+	}
+}
+
+func (d *Daemon) logMode(l spec.Link, was spec.Mode) {
+	if l.Mode == was {
+		return
+	}
+	switch l.Mode {
+	case spec.ModePause:
+		d.cfg.Log.Info("paused: new connections wait", "link", l.Name, "since", d.plan.inForce.Modes[l.Name].When)
+	case spec.ModeDrain:
+		d.cfg.Log.Info("drained: not listening", "link", l.Name, "since", d.plan.inForce.Modes[l.Name].When)
+	case spec.ModeServe:
+		d.cfg.Log.Info("resumed", "link", l.Name, "was", string(was))
+	}
+}
+
+func (d *Daemon) logDrains(before plan) {
+	is, was := d.plan.inForce.Endpoints, before.inForce.Endpoints
+	for _, address := range slices.Sorted(maps.Keys(is)) {
+		if _, known := was[address]; !known {
+			d.cfg.Log.Info("drained: no new connections", "endpoint", address, "since", is[address].When)
+		}
+	}
+	for _, address := range slices.Sorted(maps.Keys(was)) {
+		if _, still := is[address]; !still {
+			d.cfg.Log.Info("resumed", "endpoint", address)
+		}
+	}
+}
