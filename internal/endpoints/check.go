@@ -18,6 +18,7 @@ type asked struct {
 	at      time.Duration // when the last one ended; 0: none did
 	since   time.Duration // of the verdict
 	risen   time.Duration // since when it is healthy after it was not; 0: it always was
+	extra   bool          // the one that is under way came before its time, in a probe's stead
 	proven  time.Duration // found out by Probe, to be kept until then though nobody wants it
 	err     error         // of the last that failed
 }
@@ -79,12 +80,18 @@ func (e *Live) wants(c *spec.Check) bool {
 // interval when this is the first one, so that those which began together
 // spread.
 func (a *asked) begin(p *Pool) {
+	if a.extra = p.now() < a.next; a.extra {
+		return
+	}
 	wait := p.jitter(a.check.Interval)
 	if a.at == 0 {
 		wait = time.Duration(float64(a.check.Interval) * p.cfg.Rand())
 	}
-	a.next = p.now() + max(wait, 1)
+	a.next = p.now() + max(wait, minInterval)
 }
+
+// minInterval keeps a check without one from taking the whole machine.
+const minInterval = 10 * time.Millisecond
 
 // judge notes the outcome of a check.
 func (p *Pool) judge(a *asked, err error) {
@@ -92,7 +99,11 @@ func (p *Pool) judge(a *asked, err error) {
 	doubted := e.doubted
 	e.doubted = false
 	if err == nil || !p.cfg.Ours(err) {
-		p.weigh(a, err)
+		// Failures that were looked for ten times a second say no more than
+		// one does.
+		if err == nil || !a.extra || a.verdict == unasked {
+			p.weigh(a, err)
+		}
 		p.learn(e, err, doubted)
 	}
 	p.plan(e)

@@ -3,6 +3,7 @@ package endpoints
 import (
 	"container/heap"
 	"context"
+	"slices"
 	"time"
 
 	"legate/internal/spec"
@@ -152,10 +153,9 @@ func (p *Pool) begin(t *task) {
 		p.running--
 		poke(p.due)
 		switch {
-		case p.ctx.Err() != nil, t.live.life != life: // err says nothing about what is there now
-			if t.live.life != life {
-				p.plan(t.live)
-			}
+		case p.ctx.Err() != nil:
+		case t.live.life != life, t.asked != nil && !slices.Contains(t.live.asked, t.asked):
+			p.plan(t.live) // err says nothing about what is there now
 		case t.asked != nil:
 			p.judge(t.asked, err)
 		default:

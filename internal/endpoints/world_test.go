@@ -243,3 +243,12 @@ func ms(list ...int) []time.Duration {
 	}
 	return out
 }
+
+// many are that many endpoints.
+func many(n int) []spec.Endpoint {
+	list := make([]spec.Endpoint, n)
+	for i := range list {
+		list[i] = spec.Endpoint{Protocol: spec.TCP, Addr: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)}), 80)}
+	}
+	return list
+}
