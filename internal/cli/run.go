@@ -83,7 +83,7 @@ Every flag but --links is also a variable: --hold is LEGATE_HOLD.`,
 	f.Var(place{&r.control}, "control", "control socket: a name, a path, or off (default legate, in /run/legate)")
 	r.engine = string(daemon.EngineEpoll)
 	f.Var(choice{"engine", &r.engine, []string{string(daemon.EngineEpoll), string(daemon.EngineNet)}}, "engine", "how bytes are moved; net, a goroutine per direction, is for comparison")
-	f.StringVar(&r.stateDir, "state-dir", "", "`DIRECTORY` to keep swaps in, so that they survive a restart")
+	f.StringVar(&r.stateDir, "state-dir", "", "`DIRECTORY` to keep swaps, pauses and drains in, so that they survive a restart")
 	return r
 }
 

@@ -18,7 +18,6 @@ func (d *Daemon) logChanges(before plan) {
 		former, known := was[l.Name]
 		delete(was, l.Name)
 		d.logChange(l, former, known)
-		d.logMode(l, former.Mode)
 	}
 	d.logDrains(before)
 	for name := range was {
@@ -48,20 +47,6 @@ func (d *Daemon) logChange(l, was spec.Link, known bool) {
 		log.Info("target changed", "former", former)
 	case !known && overridden:
 		log.Info("target is that of a swap", "swapped", o.When)
-	}
-}
-
-func (d *Daemon) logMode(l spec.Link, was spec.Mode) {
-	if l.Mode == was {
-		return
-	}
-	switch l.Mode {
-	case spec.ModePause:
-		d.cfg.Log.Info("paused: new connections wait", "link", l.Name, "since", d.plan.inForce.Modes[l.Name].When)
-	case spec.ModeDrain:
-		d.cfg.Log.Info("drained: not listening", "link", l.Name, "since", d.plan.inForce.Modes[l.Name].When)
-	case spec.ModeServe:
-		d.cfg.Log.Info("resumed", "link", l.Name, "was", string(was))
 	}
 }
 
