@@ -139,6 +139,8 @@ func (p *Pool) prove(id spec.Endpoint, c spec.Check, err error) {
 		if a == nil {
 			a = newAsked(e, check)
 			e.asked = append(e.asked, a)
+		} else if !e.wants(check) {
+			a.verdict, a.row, a.at = unasked, 0, 0 // what was so at another Probe is long over
 		}
 		a.proven = p.now() + provenFor
 		p.judge(a, err)
