@@ -283,8 +283,23 @@ func (d *Daemon) apply() {
 	for i, err := range d.forwarder.Apply(next.links) {
 		d.failed[next.links[i].Name] = err
 	}
+	d.settle(before)
 	d.keep()
 	d.logChanges(before)
+}
+
+// settle waits for the listeners of the links whose mode is another now: a verb
+// returns when what it says is true.
+func (d *Daemon) settle(before plan) {
+	was := map[string]spec.Mode{}
+	for _, l := range before.links {
+		was[l.Name] = l.Mode
+	}
+	for _, l := range d.plan.links {
+		if l.Mode != was[l.Name] {
+			d.forwarder.Settle(l.Name)
+		}
+	}
 }
 
 // keep forgets the targets that neither a link nor a swap needs any more. The

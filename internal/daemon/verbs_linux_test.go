@@ -1,0 +1,207 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"net"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"legate/internal/control"
+	"legate/internal/spec"
+	"legate/internal/testnet"
+)
+
+func linkStatus(t *testing.T, d *running, name string) spec.LinkStatus {
+	t.Helper()
+	for _, l := range d.Snapshot().Links {
+		if l.Name == name {
+			return l
+		}
+	}
+	t.Fatalf("no link %s", name)
+	return spec.LinkStatus{}
+}
+
+func TestSwap_LeavesTheLinkWhereItWentWhenNobodyServes(t *testing.T) {
+	testnet.CheckLeaks(t)
+	blue := testnet.Serve(t, "tcp4", say("blue"))
+	nobody := socket(t)
+	a := socket(t)
+	d := start(t, Config{Links: parseLinks(t, a+"="+blue.String()+";name=db;hold=0")})
+	before := linkStatus(t, d, "db")
+	_, err := d.Swap(t.Context(), control.SwapRequest{Link: "db", Target: nobody, Timeout: control.Duration(50 * time.Millisecond)})
+	u, ok := errors.AsType[*spec.UserError](err)
+	if !ok || !strings.Contains(u.What, "link db still goes to "+blue.String()) || !strings.Contains(u.Hint, "legate swap db "+nobody+" --force") {
+		t.Fatalf("got %#v", err)
+	}
+	wantFrom(t, a, "blue")
+	if after := linkStatus(t, d, "db"); after.Target != before.Target || after.Override != nil || after.Counters.Failed["down"] != 0 {
+		t.Errorf("status is %+v, it was %+v", after, before)
+	}
+}
+
+// Asking takes its time; nothing else may wait for it.
+func TestSwap_HoldsUpNothingWhileItAsks(t *testing.T) {
+	testnet.CheckLeaks(t)
+	blue, green := testnet.Serve(t, "tcp4", say("blue")), testnet.Serve(t, "tcp4", say("green"))
+	late, a, b := testnet.SocketPath(t), socket(t), socket(t)
+	d := start(t, Config{Links: parseLinks(t, a+"="+blue.String()+";name=db", b+"="+blue.String()+";name=web")})
+	asked := make(chan error, 1)
+	go func() {
+		_, err := d.Swap(t.Context(), control.SwapRequest{Link: "db", Target: "unix:" + late, Timeout: control.Duration(time.Hour)})
+		asked <- err
+	}()
+	testnet.Eventually(t, testnet.Patience, func() bool {
+		d.applying.Lock()
+		defer d.applying.Unlock()
+		return len(d.trials) == 1
+	})
+	swap(t, d, control.SwapRequest{Link: "web", Target: green.String()})
+	wantFrom(t, b, "green")
+	wantFrom(t, a, "blue")
+	l, err := net.Listen("unix", late)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if err := <-asked; err != nil {
+		t.Errorf("the server came up, and the swap ended with %v", err)
+	}
+	if to := linkStatus(t, d, "db").Target; to != "unix:"+late {
+		t.Errorf("it goes to %s", to)
+	}
+}
+
+// Of two people who swap one link the second must not undo the first unseen.
+func TestSwap_GivesWayToOneThatCameMeanwhile(t *testing.T) {
+	testnet.CheckLeaks(t)
+	blue, green := testnet.Serve(t, "tcp4", say("blue")), testnet.Serve(t, "tcp4", say("green"))
+	late, a := testnet.SocketPath(t), socket(t)
+	d := start(t, Config{Links: parseLinks(t, a+"="+blue.String()+";name=db")})
+	asked := make(chan error, 1)
+	go func() {
+		_, err := d.Swap(t.Context(), control.SwapRequest{Link: "db", Target: "unix:" + late, Timeout: control.Duration(time.Hour)})
+		asked <- err
+	}()
+	testnet.Eventually(t, testnet.Patience, func() bool {
+		d.applying.Lock()
+		defer d.applying.Unlock()
+		return len(d.trials) == 1
+	})
+	swap(t, d, control.SwapRequest{Link: "db", Target: green.String()})
+	l, err := net.Listen("unix", late)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if err := <-asked; err == nil || !strings.Contains(err.Error(), "changed by somebody else") {
+		t.Errorf("the first swap ended with %v", err)
+	}
+	wantFrom(t, a, "green")
+}
+
+func TestOverrides_OfEveryKindSurviveARestart(t *testing.T) {
+	blue, green := testnet.Serve(t, "tcp4", say("blue")), testnet.Serve(t, "tcp4", say("green"))
+	a, b, dir := socket(t), socket(t), filepath.Join(t.TempDir(), "state")
+	links := parseLinks(t, a+"="+blue.String()+";name=db", b+"="+blue.String()+","+green.String()+";name=web;balance=first")
+	first := start(t, Config{Links: links, StateDir: dir})
+	swap(t, first, control.SwapRequest{Link: "db", Target: green.String()})
+	if _, err := first.Drain(t.Context(), control.DrainRequest{Name: "db"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := first.Drain(t.Context(), control.DrainRequest{Name: blue.String()}); err != nil {
+		t.Fatal(err)
+	}
+	first.stop()
+	if err := <-first.ended; err != nil {
+		t.Fatal(err)
+	}
+	first.ended <- nil
+
+	second := start(t, Config{Links: links, StateDir: dir})
+	db := linkStatus(t, second, "db")
+	if db.State != spec.StateDrained || db.Mode == nil || db.Override == nil || db.Target != green.String() {
+		t.Errorf("after the restart: %+v", db)
+	}
+	if accepts(a) {
+		t.Error("the drained link listens")
+	}
+	wantFrom(t, b, "green")
+	for _, e := range linkStatus(t, second, "web").Endpoints {
+		if drained := e.Address == blue.String(); drained != (e.Drained != nil) || drained != (e.Health == spec.HealthDrained) {
+			t.Errorf("endpoint %+v", e)
+		}
+	}
+	for _, name := range []string{"db", blue.String()} {
+		if r, err := second.Resume(t.Context(), control.ResumeRequest{Name: name}); err != nil || r.Former == nil {
+			t.Errorf("resume %s: %+v, %v", name, r, err)
+		}
+	}
+	wantFrom(t, a, "green")
+	wantFrom(t, b, "blue")
+}
+
+func TestDrain_HoldsThoughNobodyWaitsForItAnyMore(t *testing.T) {
+	testnet.CheckLeaks(t)
+	blue := testnet.Serve(t, "tcp4", say("blue"))
+	a := socket(t)
+	d := start(t, Config{Links: parseLinks(t, a+"="+blue.String()+";name=db")})
+	live := connect(t, a)
+	defer live.Close()
+	live.want("blue")
+	waitAndEnd(t, d, func(leave func()) { leave() }, context.Canceled)
+	waitAndEnd(t, d, func(func()) { resume(t, d, "db") }, errResumed)
+	waitAndEnd(t, d, func(func()) { live.Close() }, nil)
+}
+
+func resume(t *testing.T, d *running, name string) {
+	t.Helper()
+	if _, err := d.Resume(t.Context(), control.ResumeRequest{Name: name}); err != nil {
+		t.Errorf("resume %s: %v", name, err)
+	}
+}
+
+// waitAndEnd drains the link and has the waiting end by what act does.
+func waitAndEnd(t *testing.T, d *running, act func(leave func()), want error) {
+	t.Helper()
+	resume(t, d, "db")
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() {
+		_, err := d.Drain(ctx, control.DrainRequest{Name: "db", Wait: true})
+		ended <- err
+	}()
+	testnet.Eventually(t, testnet.Patience, func() bool { return linkStatus(t, d, "db").State == spec.StateDrained })
+	act(cancel)
+	if err := <-ended; !errors.Is(err, want) {
+		t.Errorf("the waiting ended with %v, want %v", err, want)
+	}
+	if drained := linkStatus(t, d, "db").State == spec.StateDrained; drained == errors.Is(want, errResumed) {
+		t.Errorf("drained is %v afterwards", drained)
+	}
+}
+
+func TestDrain_OfATargetNamesItsEndpoints(t *testing.T) {
+	blue := testnet.Serve(t, "tcp4", say("blue"))
+	a := socket(t)
+	_, port, err := net.SplitHostPort(blue.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := start(t, Config{Links: parseLinks(t, a+"=localhost:"+port+";name=db")})
+	wantFrom(t, a, "blue")
+	_, err = d.Drain(t.Context(), control.DrainRequest{Name: "localhost:" + port})
+	u, ok := errors.AsType[*spec.UserError](err)
+	if !ok || !strings.Contains(u.What, "is a target") || !strings.Contains(u.Hint, blue.String()) {
+		t.Errorf("got %#v", err)
+	}
+	// Addresses are known in every form.
+	r, err := d.Drain(t.Context(), control.DrainRequest{Name: "[::ffff:127.0.0.1]:" + port})
+	if err != nil || r.Endpoint != blue.String() {
+		t.Errorf("got %+v, %v", r, err)
+	}
+}
