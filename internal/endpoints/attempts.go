@@ -46,7 +46,7 @@ func (p *Pool) Report(e spec.Endpoint, err error) {
 func (p *Pool) Suspect(e spec.Endpoint) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if live := p.endpoints[e]; live != nil {
+	if live := p.endpoints.find(e); live != nil {
 		p.suspect(live)
 	}
 }
@@ -100,7 +100,7 @@ func (p *Pool) Answered(e *Live) {
 func (p *Pool) with(e spec.Endpoint, do func(*Live)) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if live := p.endpoints[e]; live != nil {
+	if live := p.endpoints.find(e); live != nil {
 		do(live)
 	}
 }

@@ -13,12 +13,12 @@ type asked struct {
 	task
 	check   *spec.Check
 	verdict verdict
-	row     int           // results in a row that contradict the verdict
+	extra   bool          // the one that is under way came before its time, in a probe's stead
+	row     int32         // results in a row that contradict the verdict
 	next    time.Duration // when the check is due
 	at      time.Duration // when the last one ended; 0: none did
 	since   time.Duration // of the verdict
 	risen   time.Duration // since when it is healthy after it was not; 0: it always was
-	extra   bool          // the one that is under way came before its time, in a probe's stead
 	proven  time.Duration // found out by Probe, to be kept until then though nobody wants it
 	err     error         // of the last that failed
 }
@@ -122,7 +122,7 @@ func (p *Pool) weigh(a *asked, err error) {
 		a.row = 0
 		return
 	}
-	if a.row++; !first && a.row < enough {
+	if a.row++; !first && int(a.row) < enough {
 		return
 	}
 	e := a.live

@@ -100,7 +100,7 @@ func (p *Pool) candidates(v *View, l *List) []Candidate {
 		check = p.checks[v.Check]
 	}
 	look := look{view: v, check: check, holds: p.cfg.Check != nil && v.holds(), list: l, now: p.now()}
-	p.mark++
+	p.walk()
 	for _, s := range l.seen {
 		for i := range s.answer.Endpoints {
 			list = p.append(list, &look, s.target, &s.answer.Endpoints[i])
@@ -111,7 +111,7 @@ func (p *Pool) candidates(v *View, l *List) []Candidate {
 
 // append adds the endpoint once, whoever has it.
 func (p *Pool) append(list []Candidate, k *look, tg *target, m *spec.Member) []Candidate {
-	e := p.endpoints[m.Endpoint]
+	e := p.endpoints.find(m.Endpoint)
 	if e.mark == p.mark {
 		if c := &list[e.place]; c.Weak && !tg.answer.Weak {
 			c.From, c.Member = tg.Target, *m
@@ -119,7 +119,7 @@ func (p *Pool) append(list []Candidate, k *look, tg *target, m *spec.Member) []C
 		}
 		return list
 	}
-	e.mark, e.place = p.mark, len(list)
+	e.mark, e.place = p.mark, int32(len(list))
 	list = append(list, Candidate{Member: *m, From: tg.Target, Live: e})
 	p.describe(&list[e.place], k, tg.answer.Weak)
 	return list

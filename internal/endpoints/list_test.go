@@ -96,7 +96,7 @@ func TestServed_EndsADoubt(t *testing.T) {
 		w.pool.Served(&l.All[0], time.Now())
 		w.pool.mu.Lock()
 		defer w.pool.mu.Unlock()
-		if w.pool.endpoints[tcp(1)].doubted {
+		if w.pool.endpoints.find(tcp(1)).doubted {
 			t.Error("the endpoint is doubted though it serves")
 		}
 	})

@@ -25,32 +25,32 @@ type Live struct {
 	pool *Pool
 
 	load       atomic.Int64 // connections, those that are being made included
-	connecting atomic.Int64
 	latency    atomic.Int64 // moving average of connects, in nanoseconds
-	settled    atomic.Bool  // one more success changes nothing but served
 	served     atomic.Int64 // when it last connected, as Pool.now
-	against    atomic.Bool  // that bytes come from it would be news
-	wanted     atomic.Bool  // somebody waits for room
+	connecting atomic.Int32
+	settled    atomic.Bool // one more success changes nothing but served
+	against    atomic.Bool // that bytes come from it would be news
+	wanted     atomic.Bool // somebody waits for room
 
 	// The pool's mutex guards the following.
 	targets []*target // that have it now
 	asked   []*asked  // its checks
 	probe   task      // that looks for its return
-	mark    uint64    // of a walk over endpoints that has seen it
-	place   int       // where in the list that is being made
-	drained bool
+	mark    uint32    // of a walk over endpoints that has seen it
+	place   int32     // where in the list that is being made
 	known
 }
 
 // known is what one life of an endpoint, from the first target that had it to
 // the last, has taught. Moments are those of Pool.now, 0 is never.
 type known struct {
-	life      uint64
+	life      uint32
 	state     State // by attempts alone
 	ejection  ejection
 	early     uint8 // early closes in a row
 	probation bool  // it was ejected for early closes, and has not answered since
-	doubted   bool  // to be probed once, whatever its state
+	drained   bool
+	doubted   bool // to be probed once, whatever its state
 	lastErr   error
 	tried     time.Duration // the last attempt that somebody reported
 	began     time.Duration // the last attempt of our own, or what made it unnecessary

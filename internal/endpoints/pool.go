@@ -70,7 +70,7 @@ type Pool struct {
 
 	mu        sync.Mutex // guards the following
 	targets   map[spec.Target]*target
-	endpoints map[spec.Endpoint]*Live
+	endpoints index
 	former    map[spec.Endpoint]*Live // of no target, with connections that go on
 	sweepAt   int                     // so many former ones are looked through
 	watches   map[any]*watch
@@ -79,7 +79,7 @@ type Pool struct {
 	tasks     tasks
 	running   int       // attempts under way
 	news      []*target // of which the teller has to tell
-	mark      uint64    // the last one that was given to a Live
+	mark      uint32    // of the last walk over endpoints
 }
 
 // target is one that somebody named, with its answer.
@@ -100,7 +100,7 @@ func New(cfg Config) *Pool {
 		// A moment of zero is never.
 		start: time.Now().Add(-time.Second),
 		due:   make(chan struct{}, 1), said: make(chan struct{}, 1),
-		targets: map[spec.Target]*target{}, endpoints: map[spec.Endpoint]*Live{}, former: map[spec.Endpoint]*Live{},
+		targets: map[spec.Target]*target{}, endpoints: newIndex(), former: map[spec.Endpoint]*Live{},
 		watches: map[any]*watch{}, checks: map[spec.Check]*spec.Check{},
 	}
 	p.ctx, p.stop = context.WithCancel(context.Background())
@@ -150,12 +150,12 @@ func (p *Pool) Set(t spec.Target, a spec.Answer) {
 	was := tg.answer
 	tg.answer = a
 	late := !was.At.IsZero() || len(was.Endpoints) > 0
-	p.mark++
+	p.walk()
 	for i := range a.Endpoints {
 		p.join(tg, a.Endpoints[i].Endpoint, late)
 	}
 	for i := range was.Endpoints {
-		if e := p.endpoints[was.Endpoints[i].Endpoint]; e != nil && e.mark != p.mark {
+		if e := p.endpoints.find(was.Endpoints[i].Endpoint); e != nil && e.mark != p.mark {
 			p.leave(tg, e)
 		}
 	}
@@ -177,7 +177,7 @@ func (p *Pool) Keep(targets []spec.Target) {
 			continue
 		}
 		for i := range tg.answer.Endpoints {
-			if e := p.endpoints[tg.answer.Endpoints[i].Endpoint]; e != nil {
+			if e := p.endpoints.find(tg.answer.Endpoints[i].Endpoint); e != nil {
 				p.leave(tg, e)
 			}
 		}
@@ -202,7 +202,7 @@ func (p *Pool) Drain(set map[string]time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.drained = set
-	for _, e := range p.endpoints {
+	for e := range p.endpoints.all() {
 		if is := p.isDrained(e); is != e.drained {
 			e.drained = is
 			p.changed(e)
@@ -234,10 +234,20 @@ func (p *Pool) target(t spec.Target) *target {
 	return tg
 }
 
+// walk begins a walk over endpoints: those that it has seen get its mark.
+func (p *Pool) walk() {
+	if p.mark++; p.mark == 0 {
+		for e := range p.endpoints.all() {
+			e.mark = 0
+		}
+		p.mark = 1
+	}
+}
+
 // join makes e one of the target's. Late ones, which come to others that serve
 // already, start slowly.
 func (p *Pool) join(tg *target, id spec.Endpoint, late bool) {
-	e := p.endpoints[id]
+	e := p.endpoints.find(id)
 	if e == nil {
 		e = p.enliven(id)
 		if late {
@@ -262,7 +272,7 @@ func (p *Pool) enliven(id spec.Endpoint) *Live {
 	delete(p.former, id)
 	e.known = known{life: e.life + 1}
 	e.drained = p.isDrained(e)
-	p.endpoints[id] = e
+	p.endpoints.add(e)
 	return e
 }
 
@@ -272,7 +282,7 @@ func (p *Pool) leave(tg *target, e *Live) {
 	if len(e.targets) > 0 {
 		return
 	}
-	delete(p.endpoints, e.Endpoint)
+	p.endpoints.remove(e)
 	e.life++ // what is under way says nothing about another life
 	e.settled.Store(false)
 	e.against.Store(false)

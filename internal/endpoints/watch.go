@@ -122,7 +122,7 @@ func (p *Pool) each(targets []spec.Target, do func(*Live)) {
 			continue
 		}
 		for i := range tg.answer.Endpoints {
-			do(p.endpoints[tg.answer.Endpoints[i].Endpoint])
+			do(p.endpoints.find(tg.answer.Endpoints[i].Endpoint))
 		}
 	}
 }
