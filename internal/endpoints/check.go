@@ -11,7 +11,7 @@ import (
 // check. The pool's mutex guards it.
 type asked struct {
 	task
-	check   *spec.Check
+	check   *health
 	verdict verdict
 	extra   bool          // the one that is under way came before its time, in a probe's stead
 	row     int32         // results in a row that contradict the verdict
@@ -19,8 +19,13 @@ type asked struct {
 	at      time.Duration // when the last one ended; 0: none did
 	since   time.Duration // of the verdict
 	risen   time.Duration // since when it is healthy after it was not; 0: it always was
-	proven  time.Duration // found out by Probe, to be kept until then though nobody wants it
 	err     error         // of the last that failed
+}
+
+// health is a check that links have, or that Probe used: one of each.
+type health struct {
+	spec.Check
+	proven time.Duration // what Probe found out is kept until then though nobody wants it
 }
 
 type verdict uint8
@@ -47,7 +52,7 @@ func (p *Pool) settle(e *Live) {
 		case e.wants(a.check):
 			a.next = max(a.next, atOnce) // that, if a link has it for the first time
 			return false
-		case len(e.targets) > 0 && p.now() < a.proven:
+		case len(e.targets) > 0 && p.now() < a.check.proven:
 			a.next = 0
 			return false
 		}
@@ -57,13 +62,13 @@ func (p *Pool) settle(e *Live) {
 	p.plan(e)
 }
 
-func newAsked(e *Live, c *spec.Check) *asked {
+func newAsked(e *Live, c *health) *asked {
 	a := &asked{check: c}
 	a.task = task{live: e, asked: a}
 	return a
 }
 
-func (e *Live) askedWith(c *spec.Check) *asked {
+func (e *Live) askedWith(c *health) *asked {
 	for _, a := range e.asked {
 		if a.check == c {
 			return a
@@ -72,7 +77,7 @@ func (e *Live) askedWith(c *spec.Check) *asked {
 	return nil
 }
 
-func (e *Live) wants(c *spec.Check) bool {
+func (e *Live) wants(c *health) bool {
 	return slices.ContainsFunc(e.targets, func(tg *target) bool { return slices.Contains(tg.checks, c) })
 }
 

@@ -176,8 +176,15 @@ func TestCheck_LinksWithEqualChecksShareThem(t *testing.T) {
 		w.pool.Forget("b")
 		w.until(time.Hour)
 		w.wantChecks(tcp(1))
-		if len(w.pool.checks) != 0 || len(w.pool.tasks) != 0 {
-			t.Errorf("left: %d checks, %d tasks", len(w.pool.checks), len(w.pool.tasks))
+		if len(w.pool.tasks) != 0 {
+			t.Errorf("left: %d tasks", len(w.pool.tasks))
+		}
+		for i := range 10 { // passwords that change
+			other.Password = spec.Secret(rune('a' + i))
+			w.pool.Watch("d", *checked(other, two), Idle)
+		}
+		if n := len(w.pool.checks); n > 2 {
+			t.Errorf("%d checks are kept for one", n)
 		}
 	})
 }
@@ -354,6 +361,25 @@ func TestCheck_EndsWithItsEndpointAndItsView(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestCheck_FollowsTheTargetsOfItsView(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.set(one, tcp(1), tcp(3))
+		w.set(two, tcp(2), tcp(3))
+		v := checked(redisCheck(), one)
+		w.pool.Watch("link", *v, Idle)
+		w.until(time.Second - 1)
+		v.Targets[0] = two // the caller's memory
+		w.pool.Watch("link", *v, Idle)
+		w.wantHealth(v, tcp(3), Serving, spec.HealthOK, false)
+		w.until(4 * time.Second)
+		w.wantChecks(tcp(1), 0)
+		w.wantChecks(tcp(3), 0, 1000, 3000) // undisturbed
+		if got := w.checks(tcp(2)); len(got) != 3 || got[0] != time.Second-1 {
+			t.Errorf("the new one was checked at %v", got)
+		}
+	})
 }
 
 func TestCheck_NeverOfUDP(t *testing.T) {

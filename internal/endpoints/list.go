@@ -95,7 +95,7 @@ func (p *Pool) candidates(v *View, l *List) []Candidate {
 		}
 	}
 	list := make([]Candidate, 0, n)
-	var check *spec.Check
+	var check *health
 	if p.cfg.Check != nil && v.Check.Active() {
 		check = p.checks[v.Check]
 	}
@@ -128,7 +128,7 @@ func (p *Pool) append(list []Candidate, k *look, tg *target, m *spec.Member) []C
 // look is how a view sees endpoints.
 type look struct {
 	view  *View
-	check *spec.Check // nil: none
+	check *health // nil: none
 	holds bool
 	list  *List
 	now   time.Duration

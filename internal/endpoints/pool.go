@@ -74,7 +74,7 @@ type Pool struct {
 	former    map[spec.Endpoint]*Live // of no target, with connections that go on
 	sweepAt   int                     // so many former ones are looked through
 	watches   map[any]*watch
-	checks    map[spec.Check]*spec.Check // of the watches: each is kept once
+	checks    map[spec.Check]*health // of the watches and of late Probes
 	drained   map[string]time.Time
 	tasks     tasks
 	running   int       // attempts under way
@@ -87,7 +87,7 @@ type target struct {
 	spec.Target
 	answer   spec.Answer
 	watchers []*watch
-	checks   []*spec.Check // that the watchers want
+	checks   []*health // that the watchers want
 	news     news
 	version  atomic.Uint64 // of all that a List is made from
 }
@@ -101,7 +101,7 @@ func New(cfg Config) *Pool {
 		start: time.Now().Add(-time.Second),
 		due:   make(chan struct{}, 1), said: make(chan struct{}, 1),
 		targets: map[spec.Target]*target{}, endpoints: newIndex(), former: map[spec.Endpoint]*Live{},
-		watches: map[any]*watch{}, checks: map[spec.Check]*spec.Check{},
+		watches: map[any]*watch{}, checks: map[spec.Check]*health{},
 	}
 	p.ctx, p.stop = context.WithCancel(context.Background())
 	p.wg.Go(p.schedule)

@@ -8,10 +8,12 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"legate/internal/spec"
+	"legate/internal/testnet"
 )
 
 func (w *world) wantCalls(what string, list *[]spec.Target, want ...spec.Target) {
@@ -195,32 +197,99 @@ func TestLog_SaysStateChangesOnce(t *testing.T) {
 	}
 }
 
-// Links, sources and clients call at once; the race detector looks on.
+// Links, sources, operators and clients call at once; the race detector looks
+// on.
 func TestPool_ConcurrentUse(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.refuse(tcp(0), true)
+		w.answers(tcp(1), errRole)
 		var busy sync.WaitGroup
-		for i := range 4 {
+		for i := range 8 {
 			busy.Go(func() { w.stir(i) })
 		}
 		busy.Wait()
+		for i := range 8 {
+			w.pool.Forget(i)
+		}
+		w.pool.Drain(nil)
+		w.set(one, tcp(0), tcp(1), tcp(2))
+		w.until(time.Since(w.start) + time.Minute)
+		for _, c := range w.pool.List(view(one), nil).All {
+			if c.Live.Load() != 0 || c.Barred {
+				t.Errorf("at the end %+v, load %d", c, c.Live.Load())
+			}
+		}
 		w.pool.Keep(nil)
 		if got := w.order(0, one, two); len(got) != 0 {
 			t.Errorf("left: %v", got)
+		}
+		if p := w.pool; len(p.endpoints.lives) != 0 || len(p.former) > 64 || len(p.checks) > 2 || len(p.tasks) != 0 || len(p.watches) != 0 || p.running != 0 {
+			t.Errorf("left: %+v", p)
 		}
 	})
 }
 
 func (w *world) stir(i int) {
 	t := []spec.Target{one, two}[i%2]
+	var held []*Live
 	for n := range 100 {
-		w.set(t, tcp(byte(n%3)), tcp(byte(i)))
-		w.pool.Watch(i, *view(one, two), Attention(n%4))
-		w.candidates([]spec.Target{one, two}, uint64(n))
+		w.set(t, tcp(byte(n%3)), tcp(byte(i)), udp(byte(n%2)))
+		v := View{Targets: []spec.Target{one, two}[:1+n%2], Balance: balances()[n%5], Near: n%3 == 0, SlowStart: time.Second, Limit: n % 4}
+		if n%3 > 0 {
+			v.Check = []spec.Check{redisCheck(), tcpCheck()}[n%2]
+		}
+		w.pool.Watch(i, v, Attention(n%4))
+		w.pool.Drain(map[string]time.Time{tcp(byte(n % 5)).String(): w.start})
+		k := Key{Turn: uint64(n), Caller: uint64(i), Release: n%2 == 0}
+		if c, _ := w.pool.List(&v, nil).First(k); c != nil {
+			c.Live.Begin()
+			if w.pool.List(&v, nil).Rest(k, c, nil); n%5 == 0 {
+				c.Live.Failed()
+			} else {
+				c.Live.Connected(time.Millisecond)
+				held = append(held, c.Live)
+			}
+			w.pool.Served(c, time.Now())
+			w.pool.Answered(c.Live)
+		}
 		w.pool.Report(tcp(byte(n%3)), []error{nil, errRefused}[n%2])
+		w.pool.ClosedEarly(tcp(byte(n%4)), errRefused)
+		w.pool.Doubt(tcp(byte(n % 3)))
+		if n%7 == 0 {
+			w.pool.Probe(context.Background(), v) //nolint:errcheck // whatever it finds
+		}
 		time.Sleep(time.Duration(n) * time.Millisecond) //nolint:forbidigo // fake time: lets probes run in between
 		if n%10 == 0 {
 			w.pool.Keep([]spec.Target{t})
 		}
+		if n%4 == 0 {
+			w.pool.Forget(i)
+		}
+	}
+	for _, live := range held {
+		live.Release()
+	}
+}
+
+// What many endpoints find out at once costs a link no more than a few looks at
+// its list: thousands would take seconds.
+func TestReport_BurstIsCheap(t *testing.T) {
+	const n = 5000
+	var p *Pool
+	var looks atomic.Int64
+	v := view(one)
+	p = New(Config{Changed: func(spec.Target) {
+		looks.Add(1)
+		p.List(v, nil)
+	}})
+	defer p.Close()
+	all := many(n)
+	p.Set(one, spec.Answer{Endpoints: spec.Members(all...)})
+	for _, e := range all {
+		p.Report(e, errRefused)
+	}
+	testnet.Eventually(t, 10*time.Second, func() bool { return !p.List(v, nil).Has(Unknown) })
+	if n := looks.Load(); n > 1000 {
+		t.Errorf("a link looked %d times", n)
 	}
 }

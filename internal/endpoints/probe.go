@@ -142,7 +142,7 @@ func (p *Pool) prove(id spec.Endpoint, c spec.Check, err error) {
 		} else if !e.wants(check) {
 			a.verdict, a.row, a.at = unasked, 0, 0 // what was so at another Probe is long over
 		}
-		a.proven = p.now() + provenFor
+		check.proven = p.now() + provenFor
 		p.judge(a, err)
 	})
 }

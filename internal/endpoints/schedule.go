@@ -167,7 +167,7 @@ func (p *Pool) begin(t *task) {
 
 func (p *Pool) ask(ctx context.Context, t *task) error {
 	if t.asked != nil {
-		return p.cfg.Check(ctx, t.live.Endpoint, *t.asked.check)
+		return p.cfg.Check(ctx, t.live.Endpoint, t.asked.check.Check)
 	}
 	return p.cfg.Dial(ctx, t.live.Endpoint, probeTimeout)
 }

@@ -45,7 +45,7 @@ const (
 // watch is what one owner wants.
 type watch struct {
 	targets   []spec.Target
-	check     *spec.Check // nil: none
+	check     *health // nil: none
 	attention Attention
 }
 
@@ -65,10 +65,7 @@ func (p *Pool) Watch(owner any, v View, a Attention) {
 		}
 		return
 	}
-	p.forget(owner)
-	if check != nil {
-		p.checks[*check] = check // the owner's former watch may have been its last: what was found out stays
-	}
+	old := p.forget(owner)
 	w = &watch{slices.Clone(v.Targets), check, a}
 	p.watches[owner] = w
 	for _, t := range w.targets {
@@ -79,23 +76,21 @@ func (p *Pool) Watch(owner any, v View, a Attention) {
 		tg.checks = tg.wanted()
 	}
 	p.each(w.targets, p.settle)
+	p.each(old, p.settle)
 }
 
 // Forget ends what owner wanted.
 func (p *Pool) Forget(owner any) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if w := p.watches[owner]; w != nil {
-		p.forget(owner)
-		p.each(w.targets, p.settle)
-	}
+	p.each(p.forget(owner), p.settle)
 }
 
-// forget leaves it to the caller to settle the endpoints.
-func (p *Pool) forget(owner any) {
+// forget returns the targets whose endpoints are then to be settled.
+func (p *Pool) forget(owner any) []spec.Target {
 	w := p.watches[owner]
 	if w == nil {
-		return
+		return nil
 	}
 	delete(p.watches, owner)
 	for _, t := range w.targets {
@@ -104,14 +99,7 @@ func (p *Pool) forget(owner any) {
 			tg.checks = tg.wanted()
 		}
 	}
-	for _, o := range p.watches {
-		if o.check == w.check {
-			return
-		}
-	}
-	if w.check != nil {
-		delete(p.checks, *w.check)
-	}
+	return w.targets
 }
 
 // each calls do for the endpoints of the targets.
@@ -127,20 +115,34 @@ func (p *Pool) each(targets []spec.Target, do func(*Live)) {
 	}
 }
 
-// intern returns the one copy of the check; nil for none.
-func (p *Pool) intern(c spec.Check) *spec.Check {
+// intern returns the one copy of the check; nil for none. A new one is the
+// occasion to forget those that nobody has any more, as when passwords change.
+func (p *Pool) intern(c spec.Check) *health {
 	if !c.Active() {
 		return nil
 	}
 	if p.checks[c] == nil {
-		p.checks[c] = &c
+		p.forgetChecks()
+		p.checks[c] = &health{Check: c}
 	}
 	return p.checks[c]
 }
 
+func (p *Pool) forgetChecks() {
+	used := map[*health]bool{}
+	for _, w := range p.watches {
+		used[w.check] = true
+	}
+	for c, h := range p.checks {
+		if !used[h] && h.proven <= p.now() {
+			delete(p.checks, c)
+		}
+	}
+}
+
 // wanted returns the checks that the watchers want, each once.
-func (tg *target) wanted() []*spec.Check {
-	var list []*spec.Check
+func (tg *target) wanted() []*health {
+	var list []*health
 	for _, w := range tg.watchers {
 		if w.check != nil && !slices.Contains(list, w.check) {
 			list = append(list, w.check)
