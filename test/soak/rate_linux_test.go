@@ -178,9 +178,10 @@ func (g *generator) run(until <-chan os.Signal) {
 				g.note(time.Now(), "", fmt.Errorf("%d connections are open already", mostAtOnce), false)
 				continue
 			}
+			number := n // n goes on
 			all.Go(func() {
 				defer g.open.Add(-1)
-				g.one(n)
+				g.one(number)
 			})
 		}
 	}
