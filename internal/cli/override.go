@@ -223,7 +223,7 @@ func (o *overrideCommand) tellResume(done control.OverrideReply) error {
 	case done.Endpoint != "":
 		fmt.Fprintf(w, "%s gets new connections again, after %s\n", name, age(time.Since(done.Former.When)))
 	case done.Former.Kind == spec.OverridePause:
-		fmt.Fprintf(w, "%s serves again, after %s; %d connections waited\n", name, age(time.Since(done.Former.When)), done.Held)
+		fmt.Fprintf(w, "%s serves again, after %s; %s waited\n", name, age(time.Since(done.Former.When)), plural(done.Held, "connection"))
 	default:
 		fmt.Fprintf(w, "%s listens again, after %s\n", name, age(time.Since(done.Former.When)))
 	}
@@ -253,12 +253,12 @@ func (o *overrideCommand) left(done control.OverrideReply) error {
 		return nil
 	}
 	name := done.Link + done.Endpoint
-	connections := "1 connection is"
-	if n := len(done.Left); n != 1 {
-		connections = fmt.Sprintf("%d connections are", n)
+	are := "are"
+	if len(done.Left) == 1 {
+		are = "is"
 	}
 	return spec.Errorf(strings.Join([]string{
 		"wait on: " + o.process.command(o.control, "drain", name, "--wait"),
 		"end the drain: " + o.process.command(o.control, "resume", name),
-	}, "; "), "%s left after %s; %s is still drained", connections, o.timeout, name)
+	}, "; "), "%s %s left after %s; %s is still drained", plural(len(done.Left), "connection"), are, o.timeout, name)
 }

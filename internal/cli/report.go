@@ -196,7 +196,7 @@ func (r report) sick(l spec.LinkStatus) (notes []string) {
 		case spec.HealthDrained:
 			notes = append(notes, r.drained(e))
 		case spec.HealthEjected, spec.HealthUnhealthy:
-			notes = append(notes, fmt.Sprintf("%s %s: %s%s", e.Address, healthWords(e, r.now), e.LastError, r.ago(e.LastTried)))
+			notes = append(notes, fmt.Sprintf("%s %s: %s%s", e.Address, healthWords(e, r.now), e.LastError, r.ago(lastAsked(e))))
 		case spec.HealthUnknown, spec.HealthOK, spec.HealthWeak, spec.HealthFormer:
 		}
 	}

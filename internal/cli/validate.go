@@ -2,11 +2,11 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
+	"maps"
 	"net"
+	"slices"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -26,7 +26,10 @@ type validLink struct {
 	Name    string   `json:"name"`
 	Listen  string   `json:"listen"`
 	Targets []string `json:"targets"`
-	Link    string   `json:"link"` // in full, with its options
+	Link    string   `json:"link"` // in full, as written
+	// Options are those that differ from their defaults, wherever they were
+	// set, in the form that they are written in; a password is "***".
+	Options map[string]string `json:"options,omitempty"`
 }
 
 func newValidate(p Process) *cobra.Command {
@@ -35,7 +38,8 @@ func newValidate(p Process) *cobra.Command {
 		Use:   "validate [LINK...]",
 		Short: "Check links without opening them",
 		Long: `Reads links as legate run would, with the same flags and variables, and shows
-where each would listen and lead to. Nothing is opened. With no LINK it reads
+where each would listen and lead to, and the options that are not the defaults.
+Nothing is opened. With no LINK it reads
 the environment. A bad link is an error with exit code 2, as it is for run.`,
 		Example: `  legate validate 6379=redis:6379 53/udp=10.0.0.2
   legate validate --resolve 5432=db.example.org:5432`,
@@ -104,17 +108,49 @@ func (v *validateCommand) print(links []spec.Link) error {
 			for _, t := range l.Targets {
 				shown[i].Targets = append(shown[i].Targets, t.String())
 			}
+			shown[i].Options = setOptions(l.Options)
 		}
-		e := json.NewEncoder(v.process.Stdout)
-		e.SetIndent("", "  ")
-		return e.Encode(shown)
+		return v.process.printJSON(shown)
 	}
-	t := tabwriter.NewWriter(v.process.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "LINK\tLISTENS ON\tGOES TO")
+	rows := [][]string{{"LINK", "LISTENS ON", "GOES TO"}}
 	for _, l := range links {
-		fmt.Fprintf(t, "%s\t%s\t%s\n", l.Name, listensOn(l.Listen), spec.FormatTargets(l.Targets))
+		rows = append(rows, []string{l.Name, listensOn(l.Listen), spec.FormatTargets(l.Targets)})
 	}
-	return t.Flush()
+	lines, err := layOut(rows)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(v.process.Stdout, lines[0])
+	for i, l := range links {
+		fmt.Fprintln(v.process.Stdout, lines[i+1])
+		v.printOptions(l.Options)
+	}
+	return nil
+}
+
+func (v *validateCommand) printOptions(o spec.Options) {
+	set := setOptions(o)
+	var words []string
+	for _, name := range slices.Sorted(maps.Keys(set)) {
+		words = append(words, name+"="+set[name])
+	}
+	if len(words) == 0 {
+		return
+	}
+	for _, line := range wrapWords(words, textWidth-2) {
+		fmt.Fprintln(v.process.Stdout, "  "+line)
+	}
+}
+
+// setOptions are the options that differ from their defaults.
+func setOptions(o spec.Options) map[string]string {
+	set := map[string]string{}
+	for _, info := range spec.OptionHelp() {
+		if value := spec.OptionValue(o, info.Name); value != spec.OptionValue(spec.DefaultOptions(), info.Name) {
+			set[info.Name] = value
+		}
+	}
+	return set
 }
 
 // listensOn spells out the address that LISTEN may have left open.

@@ -195,12 +195,20 @@ func (e explanation) lastError(w io.Writer, ep spec.EndpointStatus) {
 		return
 	}
 	text := "last error"
-	if ep.LastTried != nil {
-		text += " " + age(e.now.Sub(*ep.LastTried)) + " ago"
+	if at := lastAsked(ep); at != nil && (ep.Health == spec.HealthEjected || ep.Health == spec.HealthUnhealthy) {
+		text += " " + age(e.now.Sub(*at)) + " ago" // else something succeeded since
 	}
 	for _, line := range wrap(text+": "+ep.LastError, textWidth-6) {
 		fmt.Fprintln(w, "      "+line)
 	}
+}
+
+// lastAsked is when an endpoint was last tried or checked.
+func lastAsked(ep spec.EndpointStatus) *time.Time {
+	if ep.LastTried == nil || ep.CheckedAt != nil && ep.CheckedAt.After(*ep.LastTried) {
+		return ep.CheckedAt
+	}
+	return ep.LastTried
 }
 
 // healthWords is the health of an endpoint and since when it is that.
@@ -271,9 +279,11 @@ func row(w io.Writer, label, text string) {
 
 // wrap breaks a text at spaces into lines of that many bytes; a longer word
 // has a line of its own.
-func wrap(text string, width int) (lines []string) {
+func wrap(text string, width int) []string { return wrapWords(strings.Fields(text), width) }
+
+func wrapWords(words []string, width int) (lines []string) {
 	line := ""
-	for _, word := range strings.Fields(text) {
+	for _, word := range words {
 		switch {
 		case line == "":
 			line = word

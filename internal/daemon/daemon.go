@@ -156,12 +156,11 @@ func (d *Daemon) build() (err error) {
 	case err != nil:
 		return fmt.Errorf("start engine: %w", err)
 	}
-	connect := func(ctx context.Context, e spec.Endpoint) (net.Conn, error) { return d.forwarder.Connect(ctx, e) }
 	d.pool = endpoints.New(endpoints.Config{
 		Dial: func(ctx context.Context, e spec.Endpoint, within time.Duration) error {
 			return d.forwarder.Dial(ctx, e, within)
 		},
-		Connect: connect,
+		Connect: d.connect,
 		Ours:    pump.IsShortage,
 		Changed: func(t spec.Target) { d.forwarder.Changed(t) },
 		Suspect: func(t spec.Target) { d.discovery.Suspect(t) },
@@ -177,6 +176,16 @@ func (d *Daemon) build() (err error) {
 	})
 	d.discovery = discover.New(discover.Config{Set: d.learn, Log: d.cfg.Log})
 	return nil
+}
+
+// connect is for questions to endpoints beside all flows. Whoever asks names
+// the endpoint, so the error does not.
+func (d *Daemon) connect(ctx context.Context, e spec.Endpoint) (net.Conn, error) {
+	c, err := d.forwarder.Connect(ctx, e)
+	if op, ok := errors.AsType[*net.OpError](err); ok {
+		err = op.Err
+	}
+	return c, err
 }
 
 // learn passes on what a source said.

@@ -100,7 +100,28 @@ func (d *Daemon) drainEndpoint(address string) (control.OverrideReply, error) {
 			return reply, err
 		}
 	}
+	reply.Notes = d.withoutEndpoint(address)
 	return d.count(reply), nil
+}
+
+// withoutEndpoint names the links that have nothing else that serves.
+func (d *Daemon) withoutEndpoint(drained string) (notes []string) {
+	for _, l := range d.forwarder.Snapshot() {
+		has, others := false, false
+		for _, e := range l.Endpoints {
+			switch e.Health {
+			case spec.HealthDrained:
+				has = has || e.Address == drained
+			case spec.HealthOK, spec.HealthUnknown, spec.HealthWeak:
+				others = true
+			case spec.HealthUnhealthy, spec.HealthEjected, spec.HealthFormer:
+			}
+		}
+		if has && !others {
+			notes = append(notes, fmt.Sprintf("link %s has no other endpoint that serves: its new connections wait, or are reset", l.Name))
+		}
+	}
+	return notes
 }
 
 // Resume ends what a pause or a drain asked for. It implements
