@@ -155,12 +155,14 @@ func (o *overrideCommand) tellPause(done control.OverrideReply) error {
 
 func (o *overrideCommand) tellDrain(done control.OverrideReply) error {
 	w, name := o.process.Stdout, done.Link
-	if name != "" {
-		fmt.Fprintf(w, "%s is drained%s: it does not listen\n", name, o.since(done))
-	} else {
-		name = done.Endpoint
-		fmt.Fprintf(w, "%s is drained%s: it gets no new connections\n", name, o.since(done))
+	what := "it does not listen"
+	switch {
+	case name == "":
+		name, what = done.Endpoint, "it gets no new connections"
+	case done.UDP:
+		what = "datagrams of new sessions are dropped"
 	}
+	fmt.Fprintf(w, "%s is drained%s: %s\n", name, o.since(done), what)
 	switch {
 	case len(done.Left) > 0:
 		// They are listed with the error.
@@ -171,7 +173,7 @@ func (o *overrideCommand) tellDrain(done control.OverrideReply) error {
 	}
 	o.tellHolding(done, name)
 	if len(done.Left) > 0 {
-		if err := o.list(done.Left); err != nil {
+		if err := o.list(done.Left, done.Current); err != nil {
 			return err
 		}
 	}
@@ -231,8 +233,9 @@ func (o *overrideCommand) tellResume(done control.OverrideReply) error {
 	return nil
 }
 
-// list shows the connections that a drain waited for in vain.
-func (o *overrideCommand) list(left []spec.ConnectionStatus) error {
+// list shows the connections that a drain waited for in vain, which are the
+// oldest of all.
+func (o *overrideCommand) list(left []spec.ConnectionStatus, total int) error {
 	now := time.Now()
 	fmt.Fprintln(o.process.Stdout)
 	t := tabwriter.NewWriter(o.process.Stdout, 0, 0, 2, ' ', 0)
@@ -244,7 +247,13 @@ func (o *overrideCommand) list(left []spec.ConnectionStatus) error {
 		}
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", c.Caller, c.Link, endpoint, age(now.Sub(c.Since)), size(c.BytesIn), size(c.BytesOut))
 	}
-	return t.Flush()
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	if more := total - len(left); more > 0 {
+		fmt.Fprintf(o.process.Stdout, "and %d more\n", more)
+	}
+	return nil
 }
 
 // left is the error of a drain that waited in vain.
@@ -254,11 +263,11 @@ func (o *overrideCommand) left(done control.OverrideReply) error {
 	}
 	name := done.Link + done.Endpoint
 	are := "are"
-	if len(done.Left) == 1 {
+	if done.Current == 1 {
 		are = "is"
 	}
 	return spec.Errorf(strings.Join([]string{
 		"wait on: " + o.process.command(o.control, "drain", name, "--wait"),
 		"end the drain: " + o.process.command(o.control, "resume", name),
-	}, "; "), "%s %s left after %s; %s is still drained", plural(len(done.Left), "connection"), are, o.timeout, name)
+	}, "; "), "%s %s left after %s; %s is still drained", plural(done.Current, "connection"), are, o.timeout, name)
 }

@@ -38,7 +38,7 @@ type OverrideReply struct {
 	Current  int            `json:"current"`            // live connections of the link, or at the endpoint
 	Held     int            `json:"held"`               // of those, how many wait; when resumed: waited until now
 	// Left are the live connections that were left when a drain had waited long
-	// enough, oldest first.
+	// enough, oldest first, and not more than MaxLeft of them.
 	Left []spec.ConnectionStatus `json:"left,omitempty"`
 	// Notes say what else the name could have meant, and what is not there.
 	Notes []string `json:"notes,omitempty"`
@@ -46,6 +46,9 @@ type OverrideReply struct {
 	// restart; empty when it ends with the process.
 	Kept string `json:"kept,omitempty"`
 }
+
+// MaxLeft is how many connections a drain names; nobody reads more.
+const MaxLeft = 100
 
 // WhyRequest asks where a caller's connection would go.
 type WhyRequest struct {

@@ -37,9 +37,12 @@ func (d *Daemon) Drain(ctx context.Context, r control.DrainRequest) (control.Ove
 		if err := d.awaitNone(ctx, time.Duration(r.Timeout), reply); err != nil {
 			return reply, err
 		}
-		reply.Left = d.connections(reply)
 	}
-	return d.count(reply), nil
+	live := d.connections(reply)
+	if r.Wait {
+		reply.Left = live[:min(len(live), control.MaxLeft)]
+	}
+	return counted(reply, live), nil
 }
 
 func (d *Daemon) startDrain(r control.DrainRequest) (control.OverrideReply, error) {
@@ -249,7 +252,10 @@ func (d *Daemon) connections(r control.OverrideReply) []spec.ConnectionStatus {
 }
 
 func (d *Daemon) count(r control.OverrideReply) control.OverrideReply {
-	live := d.connections(r)
+	return counted(r, d.connections(r))
+}
+
+func counted(r control.OverrideReply, live []spec.ConnectionStatus) control.OverrideReply {
 	r.Current, r.Held = len(live), 0
 	for _, c := range live {
 		if c.Held != nil {
