@@ -92,8 +92,14 @@ func (a *asked) begin(p *Pool) {
 	if a.at == 0 {
 		wait = time.Duration(float64(a.check.Interval) * p.cfg.Rand())
 	}
+	// Those of about the same moment begin together: to wake up for each of
+	// them would cost more than most checks do.
 	a.next = p.now() + max(wait, minInterval)
+	a.next -= a.next % min(max(a.check.Interval/20, 1), slot)
 }
+
+// slot is how far apart the moments are at which checks begin.
+const slot = 100 * time.Millisecond
 
 // minInterval keeps a check without one from taking the whole machine.
 const minInterval = 10 * time.Millisecond

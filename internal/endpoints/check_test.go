@@ -3,6 +3,7 @@ package endpoints
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -390,6 +391,37 @@ func TestCheck_NeverOfUDP(t *testing.T) {
 		w.until(time.Minute)
 		w.wantChecks(udp(1))
 		w.wantHealth(v, udp(1), Unknown, spec.HealthUnknown, false)
+	})
+}
+
+// Waking up for each check costs more than most checks do.
+func TestCheck_ThousandEndpointsTakeFewMoments(t *testing.T) {
+	inWorld(t, func(w *world) {
+		const n = 1000
+		numbers := rand.New(rand.NewPCG(1, 2))
+		w.random = numbers.Float64
+		w.set(one, many(n)...)
+		w.pool.Watch("link", *checked(redisCheck(), one), Idle)
+		w.until(10 * time.Second)
+		for _, e := range many(n) {
+			w.checks(e)
+		}
+		w.until(20 * time.Second)
+		moments, checks := map[time.Duration]int{}, 0
+		for _, e := range many(n) {
+			for _, at := range w.checks(e) {
+				moments[at]++
+				checks++
+			}
+		}
+		if len(moments) > 110 || checks < 4500 || checks > 5600 {
+			t.Errorf("%d checks at %d moments in 10 s", checks, len(moments))
+		}
+		for at, n := range moments {
+			if n > 100 {
+				t.Errorf("%d checks at %v", n, at)
+			}
+		}
 	})
 }
 

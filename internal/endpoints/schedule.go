@@ -150,8 +150,9 @@ func (p *Pool) begin(t *task) {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		t.cancel = nil
-		p.running--
-		poke(p.due)
+		if p.running--; p.running == maxRunning-1 {
+			poke(p.due) // others may wait for this
+		}
 		switch {
 		case p.ctx.Err() != nil:
 		case t.live.life != life, t.asked != nil && !slices.Contains(t.live.asked, t.asked):

@@ -22,11 +22,12 @@ var (
 // world is a pool in a bubble of fake time, in front of endpoints that serve,
 // refuse or swallow the attempt as they are told.
 type world struct {
-	t     *testing.T
-	pool  *Pool
-	start time.Time
-	rand  float64
-	log   bytes.Buffer
+	t      *testing.T
+	pool   *Pool
+	start  time.Time
+	rand   float64 // what random returns
+	random func() float64
+	log    bytes.Buffer
 
 	mu       sync.Mutex // guards the following
 	refusing map[spec.Endpoint]bool
@@ -51,13 +52,14 @@ func inWorld(t *testing.T, f func(w *world)) {
 			refusing: map[spec.Endpoint]bool{}, silent: map[spec.Endpoint]bool{},
 			dialled: map[spec.Endpoint][]time.Duration{}, flying: map[spec.Endpoint]int{},
 		}
+		w.random = func() float64 { return w.rand }
 		w.pool = New(Config{
 			Dial: w.dial, Check: w.check,
 			Changed: w.told(&w.changed), Suspect: w.told(&w.suspect), Room: w.told(&w.room),
 			Ours:  func(err error) bool { return errors.Is(err, errShortage) },
 			Host:  "here",
 			Local: func(a netip.Addr) bool { return a == tcp(77).Addr.Addr() },
-			Rand:  func() float64 { return w.rand },
+			Rand:  func() float64 { return w.random() },
 			Log:   slog.New(slog.NewTextHandler(&w.log, nil)),
 		})
 		defer w.pool.Close()
