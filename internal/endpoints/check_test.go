@@ -383,6 +383,26 @@ func TestCheck_FollowsTheTargetsOfItsView(t *testing.T) {
 	})
 }
 
+// While a link is down its sources are asked again at each failure: they may
+// know where the endpoint is by now.
+func TestCheck_SuspectsItsSourcesWhileTheLinkIsDown(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.set(one, tcp(1))
+		w.answers(tcp(1), errRole)
+		v := checked(redisCheck(), one)
+		w.pool.Watch("link", *v, Idle)
+		w.until(time.Millisecond)
+		w.wantCalls("suspect", &w.suspect, one)
+		w.until(10 * time.Second)
+		w.wantCalls("suspect", &w.suspect)
+		w.pool.Watch("link", *v, Down)
+		w.until(20 * time.Second)
+		if n := len(w.calls(&w.suspect)); n < 4 {
+			t.Errorf("suspected %d times in 10 s", n)
+		}
+	})
+}
+
 func TestCheck_NeverOfUDP(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.set(one, udp(1))

@@ -11,7 +11,7 @@ import (
 
 func TestList_LastsUntilSomethingChanges(t *testing.T) {
 	inWorld(t, func(w *world) {
-		targets := []spec.Target{one, two}
+		targets := []spec.Target{one, two, named("later")}
 		w.set(one, tcp(1), tcp(2))
 		w.set(two, udp(3))
 		v := view(targets...)
@@ -43,6 +43,7 @@ func TestList_LastsUntilSomethingChanges(t *testing.T) {
 		changes("a failure", func() { w.fail(tcp(2)) })
 		changes("the same failure, later", func() { w.until(time.Millisecond); w.fail(tcp(2)) })
 		changes("an answer", func() { w.set(one, tcp(2)) })
+		changes("the first answer for a target", func() { w.set(named("later"), tcp(9)) })
 		changes("a target less", func() { w.pool.Keep([]spec.Target{two}) })
 		changes("a refusal", func() { w.pool.Report(udp(3), errRefused) })
 		changes("the end of its penalty", func() { w.until(time.Second + firstBackoffUDP) })

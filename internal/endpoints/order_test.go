@@ -99,6 +99,10 @@ func TestCandidates_OfWeakAnswersAreALastResort(t *testing.T) {
 		w.wantOrder(1, both, tcp(4), tcp(3), tcp(2), tcp(1), tcp(5))
 		w.wantOrder(1, []spec.Target{one}, tcp(2), tcp(1)) // better than all on one
 
+		if c := w.candidate(one, tcp(1)); c.Health != spec.HealthWeak || !c.Weak {
+			t.Errorf("it is %+v", c)
+		}
+
 		w.until(time.Millisecond)
 		w.fail(tcp(1))
 		w.wantOrder(0, both, tcp(3), tcp(4), tcp(2), tcp(5), tcp(1))

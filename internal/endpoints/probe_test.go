@@ -2,6 +2,7 @@ package endpoints
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -244,6 +245,40 @@ func TestProbe_AttemptUnderWayEndsWhenItsEndpointLeaves(t *testing.T) {
 	})
 }
 
+// The same, of one whose connections outlive its absence.
+func TestProbe_AttemptAtAFormerLifeSaysNothing(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.swallow(tcp(1), true)
+		w.set(one, tcp(1))
+		live := w.candidate(one, tcp(1)).Live
+		live.Begin()
+		w.pool.Watch("link", *view(one), Urgent)
+		w.until(500 * time.Millisecond)
+		w.swallow(tcp(1), false)
+		w.set(one)
+		w.set(one, tcp(1)) // before the attempt's end is known
+		w.until(5 * time.Second)
+		if c := w.candidate(one, tcp(1)); c.Live != live || c.State != Serving || c.LastErr != nil || len(w.calls(&w.suspect)) != 0 {
+			t.Errorf("it is %+v", c)
+		}
+	})
+}
+
+func TestProbe_NotOfWhatConnectionsFindServing(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.set(one, tcp(1))
+		w.pool.Watch("link", *view(one), Check)
+		w.until(time.Millisecond)
+		l := w.pool.List(view(one), nil)
+		for i := range 10 {
+			w.until(time.Duration(1+i) * 500 * time.Millisecond)
+			w.pool.Served(&l.All[0], time.Now())
+		}
+		w.until(10 * time.Second)
+		w.wantProbes(tcp(1), 0, 6000, 7000, 8000, 9000, 10000)
+	})
+}
+
 func TestProbe_NeverOfUDP(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.set(one, udp(1))
@@ -321,6 +356,13 @@ func TestProbe_OurOwnShortageIsNobodysFailure(t *testing.T) {
 		if w.state(one, tcp(1)) != Serving {
 			t.Error("the endpoint is blamed for our shortage")
 		}
+		w.pool.cfg.Dial = func(ctx context.Context, e spec.Endpoint, d time.Duration) error {
+			return errors.Join(w.dial(ctx, e, d), errShortage)
+		}
+		w.pool.Forget("link")
+		w.fail(tcp(1))
+		w.until(10 * time.Second)
+		w.wantProbes(tcp(1), 6000, 7000, 8000, 9000, 10000) // not at once for ever
 	})
 }
 

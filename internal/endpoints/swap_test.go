@@ -64,6 +64,7 @@ func TestProbing_WithTheCheckOfTheView(t *testing.T) {
 		w.wantProbed(v)
 		w.checks(tcp(2))
 		w.until(time.Second)
+		w.pool.Watch("another", *view(one), Idle)
 		// A link that has the view now need not wait.
 		w.pool.mu.Lock()
 		w.pool.running = maxRunning // no other check begins

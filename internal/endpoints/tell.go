@@ -51,9 +51,6 @@ func (p *Pool) tell() {
 }
 
 func (p *Pool) tellOf(t *told) {
-	if p.ctx.Err() != nil {
-		return
-	}
 	if t.news&newsSuspect != 0 {
 		p.cfg.Suspect(t.Target)
 	}
