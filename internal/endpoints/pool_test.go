@@ -278,10 +278,13 @@ func TestReport_BurstIsCheap(t *testing.T) {
 	var p *Pool
 	var looks atomic.Int64
 	v := view(one)
-	p = New(Config{Changed: func(spec.Target) {
-		looks.Add(1)
-		p.List(v, nil)
-	}})
+	p = New(Config{
+		Dial: func(context.Context, spec.Endpoint, time.Duration) error { return errRefused },
+		Changed: func(spec.Target) {
+			looks.Add(1)
+			p.List(v, nil)
+		},
+	})
 	defer p.Close()
 	all := many(n)
 	p.Set(one, spec.Answer{Endpoints: spec.Members(all...)})
