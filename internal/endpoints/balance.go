@@ -9,7 +9,7 @@ import (
 
 // pickBest goes round the group once and returns the best that has room.
 func (g *group) pickBest(l *List, k Key, isBetter func(i, best int) bool) int {
-	best, first := -1, g.start(l, k)
+	best, first := -1, g.start(k)
 	for j := range g.size() {
 		i := (first + j) % g.size()
 		if l.All[g.from+i].Live.hasRoom(l.limit, k.Release) && (best < 0 || isBetter(i, best)) {

@@ -32,7 +32,7 @@ func TestClosedEarly_ThreeInARowEject(t *testing.T) {
 		w.wantCalls("suspect", &w.suspect, one)
 		w.wantOrder(0, both, tcp(2), tcp(1))
 		c := w.candidate(one, tcp(1))
-		if c.State != Serving || c.Health != spec.HealthEjected || c.Barred || !errors.Is(c.LastErr, io.EOF) || c.Until.Sub(time.Now()) != time.Second {
+		if c.State != Serving || c.Health != spec.HealthEjected || c.Barred || !errors.Is(c.LastErr, io.EOF) || time.Until(c.Until) != time.Second {
 			t.Errorf("it is %+v", c)
 		}
 		if line := `msg="endpoint closes early" endpoint=10.0.0.1:80 error=EOF`; strings.Count(w.log.String(), line) != 1 {

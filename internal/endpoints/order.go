@@ -78,7 +78,7 @@ func (l *List) Rest(k Key, tried *Candidate, buf []*Candidate) []*Candidate {
 	for i := range l.groups {
 		g := &l.groups[i]
 		from := len(buf)
-		first := g.start(l, k)
+		first := g.start(k)
 		for j := range g.size() {
 			c := &l.All[g.from+(first+j)%g.size()]
 			if (tried == nil || c.Live != tried.Live) && c.Live.hasRoom(l.limit, k.Release) {
@@ -184,7 +184,7 @@ func (g *group) at(place uint64) int {
 }
 
 // start returns from whom on the turn goes round.
-func (g *group) start(_ *List, k Key) int {
+func (g *group) start(k Key) int {
 	switch g.balance {
 	case spec.BalanceRoundRobin:
 		hi, lo := bits.Mul64(k.Turn%g.total, g.stride)
@@ -213,7 +213,7 @@ func (g *group) pick(l *List, k Key) int {
 	case spec.BalanceHash:
 		return g.pickHash(l, k)
 	}
-	i := g.start(l, k)
+	i := g.start(k)
 	if g.balance == spec.BalanceRandom {
 		i = g.lessBusy(l, i, g.second(k, i))
 	}

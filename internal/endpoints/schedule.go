@@ -229,7 +229,7 @@ func (p *Pool) recovery(e *Live) time.Duration {
 	switch {
 	case e.doubted:
 		return atOnce
-	case !(down && waits) && !check && e.ejection != unreached:
+	case (!down || !waits) && !check && e.ejection != unreached:
 		return 0
 	case last == 0:
 		return atOnce
