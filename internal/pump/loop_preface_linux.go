@@ -1,6 +1,10 @@
 package pump
 
-import "golang.org/x/sys/unix"
+import (
+	"errors"
+
+	"golang.org/x/sys/unix"
+)
 
 // awaitPreface waits for the client's first bytes, which stay in the kernel
 // until it is known how many of them are the preface.
@@ -20,6 +24,10 @@ func (p *Preface) most() int {
 	}
 	return min(p.Max, MaxPreface)
 }
+
+// errUrgentPreface is said at once: no look gets past the mark, so that the rest
+// would never be seen (tcp_recvmsg in net/ipv4/tcp.c).
+var errUrgentPreface = errors.New("the client sent out-of-band data within its preface")
 
 // lookPreface shows the handler what there is of the preface.
 func (l *loop) lookPreface(f *epollFlow) {
@@ -53,6 +61,8 @@ func (l *loop) lookPreface(f *epollFlow) {
 		l.badPreface(f, ErrLongPreface)
 	case c.has(finished) || got == 0 && errno == 0:
 		l.badPreface(f, ErrNoPreface)
+	case got > 0 && c.has(urgent):
+		l.badPreface(f, errUrgentPreface)
 	default:
 		c.clear(readable) // more is a new event
 	}

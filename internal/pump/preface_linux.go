@@ -47,8 +47,8 @@ func (f *netFlow) readPreface(p *Preface) (Attempt, *Result) {
 	return x.outcome(err)
 }
 
-// look tells whether it is known now what becomes of the preface. The peer's
-// end is asked for first: what came before it is there then.
+// look tells whether it is known now what becomes of the preface. The state is
+// asked for first: what came before the peer's end is there then.
 func (x *prefacing) look(fd uintptr) bool {
 	ev := pollNow(fd)
 	got, err := peekAt(fd, x.b)
@@ -68,6 +68,8 @@ func (x *prefacing) look(fd uintptr) bool {
 		x.bad = ErrLongPreface
 	case got == 0 || ev&(unix.POLLRDHUP|unix.POLLHUP) != 0:
 		x.bad = ErrNoPreface
+	case ev&unix.POLLPRI != 0:
+		x.bad = errUrgentPreface
 	default:
 		return false
 	}

@@ -201,7 +201,7 @@ const (
 	Woken                          // by Wake
 	Expired                        // the park deadline passed
 	Prefaced                       // the preface was read
-	BadPreface                     // none came: Err is of Parse, ErrNoPreface, ErrLongPreface, or os.ErrDeadlineExceeded
+	BadPreface                     // none came: Err is of Parse, ErrNoPreface, ErrLongPreface, os.ErrDeadlineExceeded, or another
 )
 
 // Errors of legs and flows. ErrOvertaken is a kind of ErrNotTried: neither says

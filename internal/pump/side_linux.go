@@ -90,7 +90,7 @@ func (s *side) closeWrite() error {
 
 // pollNow asks the kernel what is true of the socket at this moment (poll(2)).
 func pollNow(fd uintptr) int16 {
-	p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN | unix.POLLRDHUP}}
+	p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN | unix.POLLRDHUP | unix.POLLPRI}}
 	for {
 		_, err := unix.Poll(p, 0)
 		if !errors.Is(err, unix.EINTR) {

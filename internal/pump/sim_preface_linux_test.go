@@ -105,6 +105,10 @@ func (f *simFlow) checkPreface(last Attempt, bad func(string)) {
 		if !c.rcvFF && !c.unix || c.visible() >= x.enough() {
 			bad("it could have come")
 		}
+	case errors.Is(last.Err, errUrgentPreface):
+		if !c.urgent && c.skipped == 0 { // else the loop has seen some before
+			bad("there are no out-of-band data")
+		}
 	case errors.Is(last.Err, ErrLongPreface):
 		if c.visible() < x.most() || x.need <= x.most() {
 			bad("it is not that long")
@@ -139,6 +143,8 @@ func (f *simFlow) checkPrefacing(lost func(string, ...any)) {
 		lost("it waits too long")
 	case c.visible() >= f.decision.preface.enough():
 		lost("there are %d bytes", c.visible())
+	case c.urgent && c.visible() > 0:
+		lost("out-of-band data hide the rest")
 	case c.rcvShut:
 		lost("the client has finished")
 	}

@@ -5,11 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"legate/internal/pump"
 	. "legate/internal/testnet" //nolint:staticcheck // ST1001: a schedule should read as a sentence
@@ -24,6 +27,7 @@ var prefacing = map[string]func(*testing.T, New){
 		prefaceIsTaken(t, n, Send(hello[:3]), Pause(50*time.Millisecond), Send(hello[3:]+"PING"), HalfClose())
 	},
 	"preface_of_the_allowed_length":        prefaceOfAllowedLength,
+	"preface_of_the_most_bytes_one_by_one": prefaceOfMaxBytes,
 	"preface_is_only_what_the_parser_says": prefaceKeepsTheRest,
 	"preface_that_is_none":                 func(t *testing.T, n New) { prefaceFails(t, n, errNoHello, Send("HELP\n")) },
 	"preface_that_is_none_and_fin":         func(t *testing.T, n New) { prefaceFails(t, n, errNoHello, SendWithFIN("HELP\n")) },
@@ -37,6 +41,7 @@ var prefacing = map[string]func(*testing.T, New){
 		prefaceFails(t, n, pump.ErrNoPreface, Send("HELLO wor"), Pause(50*time.Millisecond), HalfClose())
 	},
 	"preface_ends_with_fin_alone":              func(t *testing.T, n New) { prefaceFails(t, n, pump.ErrNoPreface, HalfClose()) },
+	"preface_with_out_of_band_data":            prefaceWithOutOfBandData,
 	"preface_client_resets":                    prefaceClientResets,
 	"preface_is_cut":                           prefaceIsCut,
 	"preface_is_cut_in_an_orderly_way":         prefaceIsCutGently,
@@ -189,6 +194,40 @@ func prefaceTooSlow(t *testing.T, newEngine New) {
 	if took := r.results[0].Duration; took < prefaceFor || took > pieces*pause {
 		t.Errorf("the client had %v, in %v", took, time.Since(began))
 	}
+}
+
+// What is behind the mark is hidden from whoever only looks.
+func prefaceWithOutOfBandData(t *testing.T, newEngine New) {
+	r := prefaced(t, newEngine, "tcp4", Patience, fixed(endStep(errGiveUp)))
+	client := r.dial()
+	r.asked(1)
+	run(t, client, Send("HELLO "), Call("send out of band", func() error {
+		raw, err := client.Conn.(*net.TCPConn).SyscallConn()
+		if err != nil {
+			return err
+		}
+		var serr error
+		err = raw.Control(func(fd uintptr) { serr = unix.Send(int(fd), []byte("!"), unix.MSG_OOB) })
+		return errors.Join(err, serr)
+	}), Send("world\n"))
+	if a := r.asked(2); a.Kind != pump.BadPreface || a.Err == nil {
+		t.Errorf("Next was told %s", describe(a))
+	}
+	if d := r.endedWith(1, pump.CauseEnded).Duration; d > prompt {
+		t.Errorf("it took %v", d)
+	}
+}
+
+// The longest, in as many pieces as it has bytes.
+func prefaceOfMaxBytes(t *testing.T, newEngine New) {
+	server := Listen(t, "tcp4")
+	whole := func(_ *pump.Flow, b []byte) (int, error) { return len(b) / pump.MaxPreface * pump.MaxPreface, nil }
+	r := start(t, newEngine, setup{}, inTurn(fixed(pump.Step{Preface: &pump.Preface{Parse: whole}}), fixed(dialStep(to(server)))))
+	client := r.dial()
+	run(t, client, SendBytewise(strings.Repeat("x", pump.MaxPreface)+"PING"))
+	run(t, accept(t, server), Expect("PING"), Close())
+	run(t, client, ExpectEnd(EOF), Close())
+	r.endedWith(1, pump.CauseEOF)
 }
 
 func prefaceClientResets(t *testing.T, newEngine New) {
