@@ -209,7 +209,7 @@ func prefaceWithOutOfBandData(t *testing.T, newEngine New) {
 		var serr error
 		err = raw.Control(func(fd uintptr) { serr = unix.Send(int(fd), []byte("!"), unix.MSG_OOB) })
 		return errors.Join(err, serr)
-	}), Send("world\n"))
+	}))
 	if a := r.asked(2); a.Kind != pump.BadPreface || a.Err == nil {
 		t.Errorf("Next was told %s", describe(a))
 	}
