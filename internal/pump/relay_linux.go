@@ -232,7 +232,7 @@ func (r *relay) finish() *Result {
 		r.closeParted(*until)
 		return &Result{Cause: CauseCut, Err: r.f.cutBy()}
 	}
-	if err := r.f.cutBy(); err != nil && !(s != nil && errors.Is(err, io.EOF)) {
+	if err := r.f.cutBy(); err != nil && (s == nil || !errors.Is(err, io.EOF)) {
 		abort(r.client.conn)
 		abort(r.endpoint.conn)
 		return &Result{Cause: CauseCut, Err: err}
