@@ -72,6 +72,28 @@ func TestDoctor_KnowsTheRunningLegate(t *testing.T) {
 	if other.has.link != "db" || other.has.instance != "legate" {
 		t.Errorf("another link there: %+v", other)
 	}
+	running[0].Links[0].State = spec.StateError // somebody else has it
+	failed := lookListening(doctorLinks(t, fmt.Sprintf("%d=10.0.0.1:80", port))[0], running)
+	if failed.ours != "" || failed.has.link != "" {
+		t.Errorf("an address that it did not get: %+v", failed)
+	}
+}
+
+// A client's end of a connection has a port of this host, too, and is nobody
+// who listens there.
+func TestDoctor_OnlyListenersHaveAnAddress(t *testing.T) {
+	table := []byte(`  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+   0: 0100007F:18EB 0100007F:1F90 01 00000000:00000000 00:00000000 00000000     0        0 101 1
+   1: 0100007F:18EB 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 102 1
+   2: 0101010A:18EB 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 103 1
+   3: 00000000:18EC 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 104 1
+`)
+	for host, want := range map[string]string{"127.0.0.1": "102", "": "102 103", "10.1.1.1": "103", "10.1.1.2": ""} {
+		got := strings.Join(bound(table, spec.Listen{Protocol: spec.TCP, Host: host, Port: 6379}), " ")
+		if got != want {
+			t.Errorf("%q is kept by %q, want %q", host, got, want)
+		}
+	}
 }
 
 func TestDoctor_LooksAtSocketPaths(t *testing.T) {

@@ -179,6 +179,8 @@ func judgeTarget(h host, r reached, others bool) (found []finding) {
 			found = append(found, bad(about, "name the server itself, or listen on another port", "target %s would loop: link %s listens there", what, a.loop))
 		case a.untried:
 			found = append(found, fine(about, "target %s is UDP: nobody can tell whether it answers", what))
+		case others && otherRole(a.err):
+			found = append(found, fine(about, "target %s: %v; another one has it", what, a.err))
 		case a.err != nil:
 			found = append(found, bad(about, h.mendTarget(r.link, a), "target %s: %v", what, a.err))
 		default:
@@ -190,6 +192,10 @@ func judgeTarget(h host, r reached, others bool) (found []finding) {
 	}
 	return found
 }
+
+// otherRole tells whether an endpoint is well and waits for its turn: of a
+// primary and its standbys one is always not the primary.
+func otherRole(err error) bool { return err != nil && strings.HasPrefix(err.Error(), "role is ") }
 
 func lookupText(err error) string {
 	if d, ok := errors.AsType[*net.DNSError](err); ok && d.IsNotFound {
@@ -228,7 +234,10 @@ func (h host) mendTarget(l spec.Link, a answer) string {
 	case errors.Is(a.err, syscall.ENETUNREACH), errors.Is(a.err, syscall.EHOSTUNREACH):
 		return fmt.Sprintf("ip route get %s must show a way", at)
 	}
-	return fmt.Sprintf("legate why 127.0.0.1 %s --connect shows each attempt of a running legate", l.Name)
+	if c := l.Options.EffectiveCheck(); c.Meaningful() {
+		return fmt.Sprintf("see the server's own log, or ask it for something else: check=tcp instead of check=%s", c.Kind)
+	}
+	return fmt.Sprintf("see the server's own log; for what its clients get: nc -v %s %d </dev/null", at, port)
 }
 
 func (h host) mendPath(path string, err error) string {

@@ -181,6 +181,11 @@ func TestDoctor_FindsLoopsOfNames(t *testing.T) {
 			t.Errorf("a target at %s is link %q, want %q", at, got, want)
 		}
 	}
+	elsewhere := doctorLinks(t, fmt.Sprintf("10.1.1.1:%d=127.0.0.1:%d", port, port+1))
+	e := spec.Endpoint{Protocol: spec.TCP, Addr: netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(port))}
+	if got := loopOf(e, elsewhere, own); got != "" {
+		t.Errorf("a target on loopback is link %q, which listens on another address", got)
+	}
 }
 
 func TestDoctor_ReadsPasswordFiles(t *testing.T) {
