@@ -151,7 +151,7 @@ func (l *link) wakeAll() {
 // the endpoint sees them in order of arrival. It needs mu.
 func (l *link) release() {
 	q := &l.queue
-	if len(q.waiting) == 0 || q.starting > 0 || q.full || l.spec.Mode == spec.ModePause || !l.downSince.IsZero() {
+	if len(q.waiting) == 0 || q.starting > 0 || q.full || l.spec.Mode != spec.ModeServe || !l.downSince.IsZero() {
 		return
 	}
 	f := q.waiting[0]

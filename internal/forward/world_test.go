@@ -1,10 +1,15 @@
 package forward
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -28,6 +33,8 @@ type world struct {
 	addr string // where clients connect
 
 	suspected atomic.Int64 // how often a source was to be asked again
+	sick      sync.Map     // endpoints, as text, of which checks say that they are
+	log       bytes.Buffer // of the forwarder; to be read when it is closed, or nothing happens
 }
 
 // newWorld serves one link, with the default options as changed, to targets
@@ -46,9 +53,11 @@ func newWorld(t *testing.T, change func(*spec.Options), targets ...string) *worl
 		Room:    func(target spec.Target) { w.fw.Room(target) },
 		Connect: func(ctx context.Context, e spec.Endpoint) (net.Conn, error) { return w.fw.Connect(ctx, e) },
 		Suspect: func(spec.Target) { w.suspected.Add(1) },
+		Check:   w.check,
 		Ours:    pump.IsShortage,
 	})
-	w.fw = New(Config{Engine: engine, Pool: w.pool})
+	log := slog.New(slog.NewTextHandler(&w.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	w.fw = New(Config{Engine: engine, Pool: w.pool, Log: log, LogConnections: true})
 	t.Cleanup(func() { w.stop(engine) })
 	w.link = spec.Link{
 		Name:    "test",
@@ -61,6 +70,68 @@ func newWorld(t *testing.T, change func(*spec.Options), targets ...string) *worl
 	w.addr = netip.AddrPortFrom(loopback, w.link.Listen.Port).String()
 	w.point(targets...)
 	return w
+}
+
+var errSick = errors.New("the check says that it is sick")
+
+func (w *world) check(_ context.Context, e spec.Endpoint, _ spec.Check) error {
+	if _, sick := w.sick.Load(e.String()); sick {
+		return errSick
+	}
+	return nil
+}
+
+// checked has endpoints be checked, so that each change is seen soon.
+func checked(o *spec.Options) {
+	o.Check.Kind, o.Check.Interval, o.Check.Rise, o.Check.Fall = spec.CheckTCP, 20*time.Millisecond, 1, 1
+}
+
+// falls makes an endpoint unhealthy, and waits until the link knows.
+func (w *world) falls(address string) {
+	w.t.Helper()
+	w.sick.Store(address, true)
+	w.eventually(is(address, spec.HealthUnhealthy))
+}
+
+func (w *world) recovers(address string) {
+	w.t.Helper()
+	w.sick.Delete(address)
+	w.eventually(is(address, spec.HealthOK))
+}
+
+// is tells whether the endpoint is in that condition.
+func is(address string, h spec.Health) func(spec.LinkStatus) bool {
+	return func(s spec.LinkStatus) bool {
+		return slices.ContainsFunc(s.Endpoints, func(e spec.EndpointStatus) bool { return e.Address == address && e.Health == h })
+	}
+}
+
+// serve answers with the targets' endpoints, all of one target that has a name
+// of its own.
+func (w *world) serve(name spec.Target, addresses ...string) {
+	w.t.Helper()
+	var es []spec.Endpoint
+	for _, a := range addresses {
+		_, e := fixed(a, w.link.Listen.Protocol)
+		es = append(es, e)
+	}
+	w.pool.Set(name, spec.Answer{Endpoints: spec.Members(es...), At: time.Now()})
+}
+
+// several is a target whose endpoints come and go.
+var several = spec.Target{Source: "file", Protocol: spec.TCP, Host: "endpoints.json"}
+
+func (w *world) load() (n int64) {
+	for _, e := range w.status().Endpoints {
+		n += e.Load
+	}
+	return n
+}
+
+func (w *world) mode(m spec.Mode) {
+	w.t.Helper()
+	w.link.Mode = m
+	w.apply()
 }
 
 func (w *world) stop(engine pump.Engine) {
