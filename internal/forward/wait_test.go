@@ -356,3 +356,46 @@ func TestConnection_ChoosesAmongManyWithoutAllocation(t *testing.T) {
 		})
 	}
 }
+
+func TestCallerRate_ResetsWhoComesTooFast(t *testing.T) {
+	const rate = 2
+	w := newWorld(t, func(o *spec.Options) { o.CallerRate = rate }, say(t, "here"))
+	start := time.Now()
+	served := 0
+	for time.Since(start) < 100*time.Millisecond {
+		c, err := testnet.DialErr(w.addr)
+		if err != nil { // reset so soon that the connect fails
+			continue
+		}
+		if got, _ := read(t, c, soon); got == "here\n" {
+			served++
+		}
+		c.Close()
+	}
+	if served != rate {
+		t.Errorf("%d connections were served at once, want %d", served, rate)
+	}
+	s := w.status()
+	if failed(s, "caller-rate") != s.Counters.Total-rate || s.Endpoints[0].Total != rate {
+		t.Errorf("%d of %d reached the endpoint, failed %v", s.Endpoints[0].Total, s.Counters.Total, s.Counters.Failed)
+	}
+}
+
+func TestCallerConnections_OfUDPAreSessions(t *testing.T) {
+	w := newWorld(t, func(o *spec.Options) { o.CallerConnections = 1 })
+	w.link.Listen.Protocol = spec.UDP
+	w.point(udpServer(t, "here"))
+	first, second := udpClient(t, w.addr), udpClient(t, w.addr)
+	if got := askUDP(t, first); got != "here" {
+		t.Fatalf("got %q", got)
+	}
+	if got := askUDP(t, second); got == "here" {
+		t.Error("a second session of the caller is served")
+	}
+	if got := askUDP(t, first); got != "here" {
+		t.Errorf("the first session got %q", got)
+	}
+	if s := w.status(); failed(s, "caller-connections") == 0 || s.Counters.DroppedUDP == 0 {
+		t.Errorf("%d dropped, failed %v", s.Counters.DroppedUDP, s.Counters.Failed)
+	}
+}

@@ -1,0 +1,210 @@
+package forward
+
+import (
+	"context"
+	"io"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"legate/internal/spec"
+	"legate/internal/testnet"
+)
+
+// twoEchoes is a world with two endpoints of one target and a connection to
+// each.
+func twoEchoes(t *testing.T, change func(*spec.Options)) (w *world, a, b string, toA, toB net.Conn) {
+	t.Helper()
+	a, b = testnet.Serve(t, "tcp4", testnet.Echo).String(), testnet.Serve(t, "tcp4", testnet.Echo).String()
+	w = newWorld(t, change)
+	w.serve(several, a, b)
+	w.link.Targets = []spec.Target{several}
+	w.apply()
+	for toA == nil || toB == nil {
+		c := w.dial()
+		exchange(t, c, "x")
+		for _, s := range w.fw.Connections(nil) {
+			switch {
+			case s.Caller != c.LocalAddr().String():
+			case s.Endpoint == a:
+				toA = c
+			default:
+				toB = c
+			}
+		}
+	}
+	return w, a, b, toA, toB
+}
+
+func TestOnRemoved_CutsItsConnectionsAlone(t *testing.T) {
+	w, _, b, toA, toB := twoEchoes(t, func(o *spec.Options) { o.OnRemoved = spec.Fate{Kind: spec.FateCut} })
+	w.serve(several, b)
+	w.resets(toA, soon)
+	exchange(t, toB, "still there")
+}
+
+func TestOnRemoved_KeepsByDefaultAndAfterASwap(t *testing.T) {
+	w, _, b, toA, toB := twoEchoes(t, nil)
+	w.serve(several, b)
+	w.eventually(func(s spec.LinkStatus) bool {
+		return len(s.Endpoints) == 2 && s.Endpoints[1].Health == spec.HealthFormer
+	})
+	exchange(t, toA, "kept")
+	w.link.Options.OnRemoved = spec.Fate{Kind: spec.FateCut}
+	w.point(testnet.Serve(t, "tcp4", testnet.Echo).String())
+	exchange(t, toB, "of a former target")
+}
+
+func TestOnUnhealthy_Cuts(t *testing.T) {
+	w, a, _, toA, toB := twoEchoes(t, func(o *spec.Options) { checked(o); o.OnUnhealthy = spec.Fate{Kind: spec.FateCut} })
+	w.falls(a)
+	w.resets(toA, soon)
+	exchange(t, toB, "still there")
+}
+
+func TestOnUnhealthy_DrainCutsLaterUnlessItRecovers(t *testing.T) {
+	const within = 300 * time.Millisecond
+	w, a, _, toA, toB := twoEchoes(t, func(o *spec.Options) {
+		checked(o)
+		o.OnUnhealthy = spec.Fate{Kind: spec.FateDrain, Within: within}
+	})
+	w.falls(a)
+	w.recovers(a)
+	start := time.Now()
+	testnet.Eventually(t, soon, func() bool { return time.Since(start) > 2*within })
+	exchange(t, toA, "recovered in time")
+	w.falls(a)
+	start = time.Now()
+	w.resets(toA, soon)
+	if took := time.Since(start); took < within/2 {
+		t.Errorf("cut after %v, want %v", took, within)
+	}
+	exchange(t, toB, "still there")
+}
+
+func TestAllUnhealthy_HoldsForChecksWithMeaning(t *testing.T) {
+	for _, policy := range []spec.AllUnhealthy{spec.AllUnhealthyTry, spec.AllUnhealthyHold} {
+		t.Run(string(policy), func(t *testing.T) {
+			server := say(t, "here")
+			w := newWorld(t, func(o *spec.Options) { checked(o); o.AllUnhealthy = policy }, server)
+			w.eventually(is(server, spec.HealthOK))
+			w.falls(server)
+			if policy == spec.AllUnhealthyTry {
+				w.answers("here")
+				return
+			}
+			c := w.dial()
+			w.eventually(held(1))
+			w.recovers(server)
+			if got, err := read(t, c, soon); got != "here\n" || err != nil {
+				t.Errorf("got %q, %v", got, err)
+			}
+		})
+	}
+}
+
+func TestRebalance_OldConnectionsEndGentlyAfterAnAddition(t *testing.T) {
+	const age = 200 * time.Millisecond
+	w, a, b, toA, toB := twoEchoes(t, func(o *spec.Options) { o.Rebalance = age })
+	start := time.Now()
+	testnet.Eventually(t, soon, func() bool { return time.Since(start) > age })
+	fresh := w.dial()
+	exchange(t, fresh, "x")
+	w.serve(several, a, b, testnet.Serve(t, "tcp4", testnet.Echo).String())
+	for _, c := range []net.Conn{toA, toB} {
+		if got, err := read(t, c, soon); got != "" || err != nil {
+			t.Errorf("got %q, %v; want the end in order", got, err)
+		}
+		c.Close()
+	}
+	exchange(t, fresh, "young")
+}
+
+func TestRebalance_LeavesConnectionsAloneWithoutAnAddition(t *testing.T) {
+	const age = 50 * time.Millisecond
+	w, a, b, toA, toB := twoEchoes(t, func(o *spec.Options) { o.Rebalance = age })
+	w.serve(several, b, a)
+	w.serve(several, b)
+	start := time.Now()
+	testnet.Eventually(t, soon, func() bool { return time.Since(start) > 5*age })
+	exchange(t, toA, "still")
+	exchange(t, toB, "there")
+}
+
+func TestAwaitNone_OfAnEndpointAndALink(t *testing.T) {
+	w, a, _, toA, toB := twoEchoes(t, nil)
+	w.pool.Drain(map[string]time.Time{a: time.Now()})
+	w.eventually(is(a, spec.HealthDrained))
+	short, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if err := w.fw.AwaitNone(short, "", a); err == nil {
+		t.Error("nobody waits for the connection to the drained endpoint")
+	}
+	for range 4 {
+		exchange(t, w.dial(), "elsewhere")
+	}
+	done := make(chan error, 1)
+	go func() { done <- w.fw.AwaitNone(t.Context(), "", a) }()
+	testnet.Eventually(t, soon, w.isWatched)
+	for _, c := range w.fw.Connections(func(c spec.ConnectionStatus) bool { return c.Endpoint == a }) {
+		if c.Caller == toA.LocalAddr().String() {
+			toA.Close()
+		}
+	}
+	// Others may have been made to find one of each.
+	w.fw.serving()[0].mu.Lock()
+	for _, f := range w.fw.serving()[0].flows.live {
+		if f.on != nil && f.on.endpoint.String() == a {
+			f.pump.Cut(io.EOF)
+		}
+	}
+	w.fw.serving()[0].mu.Unlock()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	exchange(t, toB, "still there")
+	if err := w.fw.AwaitNone(short, "test", ""); err == nil {
+		t.Error("the link has connections")
+	}
+}
+
+func TestExplain_SaysWhatTheNextConnectionMeets(t *testing.T) {
+	w := newWorld(t, nil, say(t, "here"))
+	verdict := func(want string) {
+		t.Helper()
+		x, err := w.fw.Explain("test", spec.CallerAt(loopback))
+		if err != nil || !strings.HasPrefix(x.Verdict, want) {
+			t.Errorf("verdict %q, %v; want %q", x.Verdict, err, want)
+		}
+	}
+	verdict("goes to " + w.status().Endpoints[0].Address)
+	w.mode(spec.ModePause)
+	verdict("waits, behind 0 others, until the link is resumed")
+	w.mode(spec.ModeDrain)
+	verdict("refused: the link is drained")
+	w.mode(spec.ModeServe)
+	w.point(testnet.RefusingAddr(t, loopback).String())
+	w.dial()
+	w.eventually(held(1))
+	verdict("waits for up to 10s, behind 1 others: every endpoint is ejected")
+	w.link.Options.Hold = 0
+	w.apply()
+	verdict("reset at once")
+	w.link.Options.CallerConnections = 1
+	w.apply()
+	verdict("reset: this caller has as many connections")
+	if _, err := w.fw.Explain("other", spec.Caller{}); err == nil {
+		t.Error("a link that does not exist is explained")
+	}
+}
+
+func TestTry_NamesEachAttempt(t *testing.T) {
+	bad := testnet.RefusingAddr(t, loopback).String()
+	good := say(t, "here")
+	w := newWorld(t, func(o *spec.Options) { o.Balance = spec.BalanceFirst }, bad, good)
+	got, err := w.fw.Try(t.Context(), "test", spec.CallerAt(loopback))
+	if err != nil || len(got) != 2 || got[0].Connected || !strings.Contains(got[0].Error, "refused") || !got[1].Connected || got[1].Address != good {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
