@@ -17,6 +17,7 @@ import (
 	"sync"
 	"time"
 
+	"legate/internal/check"
 	"legate/internal/control"
 	"legate/internal/discover"
 	"legate/internal/endpoints"
@@ -156,11 +157,15 @@ func (d *Daemon) build() (err error) {
 	case err != nil:
 		return fmt.Errorf("start engine: %w", err)
 	}
+	runner := check.Runner{Dial: d.connect}
 	d.pool = endpoints.New(endpoints.Config{
 		Dial: func(ctx context.Context, e spec.Endpoint, within time.Duration) error {
 			return d.forwarder.Dial(ctx, e, within)
 		},
 		Connect: d.connect,
+		Check: func(ctx context.Context, e spec.Endpoint, c spec.Check) error {
+			return runner.Run(ctx, c, e)
+		},
 		Ours:    pump.IsShortage,
 		Changed: func(t spec.Target) { d.forwarder.Changed(t) },
 		Suspect: func(t spec.Target) { d.discovery.Suspect(t) },

@@ -1,0 +1,215 @@
+package check
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
+
+	"legate/internal/spec"
+)
+
+// postgres sends a start-up packet. Without a user any answer but "the
+// database system is starting up", or shutting down, is a good one; with a
+// user it logs in and asks whether the server is in recovery.
+//
+// A user needs nothing but the right to log in:
+//
+//	CREATE ROLE legate LOGIN PASSWORD '...'
+//
+// https://www.postgresql.org/docs/current/protocol-flow.html
+func (s *session) postgres() error {
+	if s.check.User == "" {
+		return s.startUp()
+	}
+	return s.logIn()
+}
+
+// noUser is whom a check without a user says to be. Whether there is such a
+// one does not matter: nobody answers for it.
+const noUser = "legate-check"
+
+func (s *session) startUp() error {
+	b, err := (&pgproto3.StartupMessage{
+		ProtocolVersion: pgproto3.ProtocolVersion30,
+		Parameters:      map[string]string{"user": noUser, "database": "postgres"},
+	}).Encode(nil)
+	if err != nil {
+		return err
+	}
+	if err := s.send(b); err != nil {
+		return err
+	}
+	var head [5]byte
+	if n, err := io.ReadFull(s.Reader, head[:]); err != nil {
+		return orAnswer(err, n, s, head[:n])
+	}
+	size := binary.BigEndian.Uint32(head[1:])
+	if head[0] != 'R' && head[0] != 'E' || size < 4 || size > messageLimit {
+		return fmt.Errorf("no PostgreSQL answer: %q", s.said(string(head[:])))
+	}
+	body := make([]byte, size-4)
+	if _, err := io.ReadFull(s.Reader, body); err != nil {
+		return err
+	}
+	if head[0] == 'R' {
+		return nil
+	}
+	var e pgproto3.ErrorResponse
+	if err := e.Decode(body); err != nil {
+		return fmt.Errorf("no PostgreSQL answer: %q", s.said(string(body)))
+	}
+	if e.Code == cannotConnectNow || e.Code == adminShutdown || e.Code == "" {
+		return errors.New(s.said(e.Message))
+	}
+	return nil
+}
+
+// Codes of https://www.postgresql.org/docs/current/errcodes-appendix.html
+const (
+	cannotConnectNow = "57P03"
+	adminShutdown    = "57P01"
+)
+
+// messageLimit is the longest message that a server may send in a check.
+const messageLimit = 16 << 10
+
+// logIn gives the password away only as a proof (SCRAM) or a hash (md5), never
+// in clear: an address that was another server's yesterday must not learn it.
+// The connection is encrypted where the server offers it, as libpq does by
+// default (sslmode=prefer), and the certificate is not verified: checks have
+// no name to verify it by, and the answer is a role and no secret.
+func (s *session) logIn() error {
+	config, err := s.pgConfig()
+	if err != nil {
+		return err
+	}
+	// Without a deadline of pgconn's own: the connection has one already, and
+	// a context would leave a goroutine behind that cancels the query.
+	conn, err := pgconn.ConnectConfig(context.Background(), config)
+	if err != nil {
+		return s.loginError(err)
+	}
+	raw, err := conn.Hijack()
+	if err != nil {
+		return err
+	}
+	recovering, err := s.inRecovery(raw.Frontend)
+	if err != nil {
+		return err
+	}
+	raw.Frontend.Send(&pgproto3.Terminate{})
+	_ = raw.Frontend.Flush()
+	role := spec.RolePrimary
+	if recovering {
+		role = spec.RoleStandby
+	}
+	if want := s.check.Role; want != "" && want != role {
+		return fmt.Errorf("role is %s, not %s", role, want)
+	}
+	return nil
+}
+
+// pgConfig leaves nothing to the environment and to files in a home
+// directory, which pgconn reads as libpq does.
+func (s *session) pgConfig() (*pgconn.Config, error) {
+	config, err := pgconn.ParseConfig("host=localhost port=5432 user=x password=x database=x sslmode=disable target_session_attrs=any passfile=/dev/null")
+	if err != nil {
+		return nil, fmt.Errorf("prepare the login: %w", err)
+	}
+	config.User, config.Password = s.check.User, s.password
+	if config.Database = s.check.Database; config.Database == "" {
+		config.Database = s.check.User
+	}
+	config.RuntimeParams = map[string]string{"application_name": "legate-check"}
+	config.TLSConfig, config.Fallbacks, config.SSLNegotiation = nil, nil, ""
+	config.RequireAuth = "scram-sha-256,md5,none"
+	config.MaxProtocolMessageBodyLen = messageLimit
+	config.LookupFunc = func(_ context.Context, host string) ([]string, error) { return []string{"127.0.0.1"}, nil }
+	config.DialFunc = func(context.Context, string, string) (net.Conn, error) { return s, nil }
+	config.AfterNetConnect = s.encrypt
+	return config, nil
+}
+
+// encrypt asks for TLS and goes on without where the server has none.
+func (s *session) encrypt(_ context.Context, _ *pgconn.Config, conn net.Conn) (net.Conn, error) {
+	if s.endpoint.Protocol == spec.Unix {
+		return conn, nil
+	}
+	request, err := (&pgproto3.SSLRequest{}).Encode(nil)
+	if err != nil {
+		return conn, err
+	}
+	if err := s.send(request); err != nil {
+		return conn, err
+	}
+	answer, err := s.ReadByte()
+	switch {
+	case err != nil:
+		return conn, err
+	case answer == 'N':
+		return conn, nil
+	case answer == 'E': // a server that cannot even start a process for us
+		return conn, errors.New("the server has no process for the connection")
+	case answer != 'S':
+		return conn, fmt.Errorf("no PostgreSQL answer: %q", s.said(string(answer)))
+	case s.Buffered() > 0: // sent by somebody in between, before the encryption began (CVE-2021-23222)
+		return conn, errors.New("unencrypted bytes after the answer to TLS")
+	}
+	return tls.Client(conn, &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS12}), nil
+}
+
+// loginError takes the server's words, or the innermost cause, out of what
+// pgconn wraps around them.
+func (s *session) loginError(err error) error {
+	var said *pgconn.PgError
+	if errors.As(err, &said) {
+		return errors.New(s.said(said.Message))
+	}
+	var network net.Error
+	if errors.As(err, &network) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return err
+	}
+	if strings.Contains(err.Error(), "require_auth") {
+		return errors.New("the server wants the password in clear text, or in a way that checks do not have: give the user one for scram-sha-256")
+	}
+	for inner := errors.Unwrap(err); inner != nil; inner = errors.Unwrap(err) {
+		err = inner
+	}
+	return fmt.Errorf("log in: %s", s.said(err.Error()))
+}
+
+// inRecovery asks the one question that tells a standby from a primary.
+func (s *session) inRecovery(f *pgproto3.Frontend) (recovering bool, err error) {
+	f.Send(&pgproto3.Query{String: "select pg_catalog.pg_is_in_recovery()"})
+	if err := f.Flush(); err != nil {
+		return false, err
+	}
+	for answered := false; ; {
+		message, err := f.Receive()
+		if err != nil {
+			return false, err
+		}
+		switch m := message.(type) {
+		case *pgproto3.DataRow:
+			if len(m.Values) != 1 {
+				return false, errors.New("the question for the role has no answer")
+			}
+			recovering, answered = string(m.Values[0]) == "t", true
+		case *pgproto3.ErrorResponse:
+			return false, errors.New(s.said(m.Message))
+		case *pgproto3.ReadyForQuery:
+			if !answered {
+				return false, errors.New("the question for the role has no answer")
+			}
+			return recovering, nil
+		}
+	}
+}
