@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"legate/internal/check"
 	"legate/internal/spec"
 )
 
@@ -257,8 +258,12 @@ const glance = 250 * time.Millisecond
 
 var errClosesAtOnce = errors.New("it accepts, and closes at once")
 
-// tryEndpoint connects as a connection of the link would.
+// tryEndpoint asks as the link's own check does, or else connects as one of
+// its connections would.
 func tryEndpoint(ctx context.Context, o spec.Options, e spec.Endpoint) error {
+	if c := o.EffectiveCheck(); c.Active() {
+		return check.Runner{}.Run(ctx, c, e)
+	}
 	network, address := "tcp", e.String()
 	if e.Protocol == spec.Unix {
 		network, address = "unix", e.Path

@@ -1,0 +1,41 @@
+package cli
+
+import (
+	"bufio"
+	"fmt"
+	"net"
+	"strings"
+	"testing"
+
+	"legate/internal/testnet"
+)
+
+// The link's own check is asked, and a standby that waits for its turn is well.
+func TestDoctor_AsksAsTheLinksCheckDoes(t *testing.T) {
+	role := func(r string) *testnet.Server {
+		return testnet.Serve(t, "tcp4", func(c net.Conn) {
+			in := bufio.NewReader(c)
+			for {
+				line, err := in.ReadString('\n')
+				switch {
+				case err != nil:
+					return
+				case strings.HasPrefix(line, "PING"):
+					_, _ = fmt.Fprint(c, "+PONG\r\n")
+				case strings.HasPrefix(line, "ROLE"):
+					_, _ = fmt.Fprintf(c, "*1\r\n$%d\r\n%s\r\n", len(r), r)
+				}
+			}
+		})
+	}
+	master, replica := role("master"), role("slave")
+	link := func(targets ...string) string {
+		return fmt.Sprintf("%d=%s;check=redis;check-role=master", testnet.FreePort(t), strings.Join(targets, ","))
+	}
+	both := link(master.String(), replica.String())
+	found := judgeTargets(onHost, reach(t.Context(), doctorLinks(t, both)))
+	wantFinding{verdictOK, master.String() + " answers", ""}.check(t, both, found)
+	wantFinding{verdictOK, replica.String() + ": role is slave, not master; another one has it", ""}.check(t, both, found)
+	alone := link(replica.String())
+	wantFinding{verdictMissing, "role is slave", "check=tcp"}.check(t, alone, judgeTargets(onHost, reach(t.Context(), doctorLinks(t, alone))))
+}
