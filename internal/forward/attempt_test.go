@@ -19,7 +19,7 @@ func TestAttempt_RefusingEndpointIsPassedOver(t *testing.T) {
 	}
 	w.eventually(func(s spec.LinkStatus) bool { return s.State == spec.StateDegraded })
 	for _, e := range w.status().Endpoints {
-		if e.Address == bad && (!(e.Health == spec.HealthEjected) || !strings.Contains(e.LastError, "refused")) {
+		if e.Address == bad && (e.Health != spec.HealthEjected || !strings.Contains(e.LastError, "refused")) {
 			t.Errorf("status of the refusing endpoint: %+v", e)
 		}
 	}

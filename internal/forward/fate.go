@@ -41,7 +41,7 @@ func (l *link) decideFates() {
 }
 
 func (l *link) decideFate(es *endpointStats) {
-	why, what := l.fateOf(es)
+	what, why := l.fateOf(es)
 	switch {
 	case what.Kind != spec.FateDrain && what.Kind != spec.FateCut:
 		l.endFate(es)
@@ -51,21 +51,21 @@ func (l *link) decideFate(es *endpointStats) {
 	}
 }
 
-// fateOf returns what is against an endpoint, and what is to be done then.
-func (l *link) fateOf(es *endpointStats) (why error, what spec.Fate) {
+// fateOf returns what is to become of an endpoint's connections, and why.
+func (l *link) fateOf(es *endpointStats) (what spec.Fate, why error) {
 	o := &l.spec.Options
 	c := l.find(es.endpoint)
 	switch {
 	case l.closed:
-		return nil, spec.Fate{}
+		return spec.Fate{}, nil
 	case c == nil && slices.Contains(l.spec.Targets, es.from):
-		return ErrRemoved, o.OnRemoved
+		return o.OnRemoved, ErrRemoved
 	case c != nil && c.Health == spec.HealthUnhealthy:
-		return ErrUnhealthy, o.OnUnhealthy
+		return o.OnUnhealthy, ErrUnhealthy
 	case c != nil && c.Health == spec.HealthDrained:
-		return es.fate.why, o.OnUnhealthy // what hides behind that is not known
+		return o.OnUnhealthy, es.fate.why // what hides behind that is not known
 	}
-	return nil, spec.Fate{} // it serves, or is of a target that the link had before
+	return spec.Fate{}, nil // it serves, or is of a target that the link had before
 }
 
 func (l *link) beginFate(es *endpointStats, why error, what spec.Fate) {

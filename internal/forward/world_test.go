@@ -1,11 +1,9 @@
 package forward
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io"
-	"log/slog"
 	"net"
 	"net/netip"
 	"slices"
@@ -34,7 +32,6 @@ type world struct {
 
 	suspected atomic.Int64 // how often a source was to be asked again
 	sick      sync.Map     // endpoints, as text, of which checks say that they are
-	log       bytes.Buffer // of the forwarder; to be read when it is closed, or nothing happens
 }
 
 // newWorld serves one link, with the default options as changed, to targets
@@ -56,8 +53,7 @@ func newWorld(t *testing.T, change func(*spec.Options), targets ...string) *worl
 		Check:   w.check,
 		Ours:    pump.IsShortage,
 	})
-	log := slog.New(slog.NewTextHandler(&w.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	w.fw = New(Config{Engine: engine, Pool: w.pool, Log: log, LogConnections: true})
+	w.fw = New(Config{Engine: engine, Pool: w.pool})
 	t.Cleanup(func() { w.stop(engine) })
 	w.link = spec.Link{
 		Name:    "test",
