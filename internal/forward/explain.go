@@ -48,6 +48,7 @@ func introduce(s spec.Link, c spec.Caller) spec.Explanation {
 func (l *link) explain(c spec.Caller) spec.Explanation {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.list = nil // see status
 	x := introduce(l.spec, c)
 	x.State, x.Sources = l.state(), l.sources()
 	order, full := l.orderFor(c)

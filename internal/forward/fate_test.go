@@ -199,6 +199,20 @@ func TestExplain_SaysWhatTheNextConnectionMeets(t *testing.T) {
 	}
 }
 
+// A check that fails as it did before is news to nobody but who looks.
+func TestStatus_TellsWhenAnEndpointWasLastAsked(t *testing.T) {
+	addr := say(t, "here")
+	w := newWorld(t, checked, addr)
+	w.sick.Store(addr, true)
+	w.eventually(func(s spec.LinkStatus) bool { return s.Endpoints[0].Health == spec.HealthUnhealthy })
+	first := *w.status().Endpoints[0].CheckedAt
+	w.eventually(func(s spec.LinkStatus) bool { return s.Endpoints[0].CheckedAt.After(first) })
+	testnet.Eventually(t, soon, func() bool {
+		x, err := w.fw.Explain("test", spec.CallerAt(loopback))
+		return err == nil && x.Endpoints[0].CheckedAt.After(first.Add(time.Second/2))
+	})
+}
+
 func TestTry_NamesEachAttempt(t *testing.T) {
 	bad := testnet.RefusingAddr(t, loopback).String()
 	good := say(t, "here")

@@ -158,6 +158,7 @@ func describe(s spec.Link) spec.LinkStatus {
 func (l *link) status() spec.LinkStatus {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.list = nil // when an endpoint was last asked is of interest to people alone, and makes no new list
 	list := l.candidates().All
 	s := describe(l.spec)
 	s.State = l.state()
