@@ -182,6 +182,8 @@ func (s *sim) resume(f *simFlow, state State) {
 		l.load.Add(1)
 		f.moves++
 		f.phase, f.loop, f.cutErr, f.partedAt = simOpen, i, nil, never
+		// This loop hears of a break, or of both ends, now.
+		f.troubleAt, f.bothAt = never, never
 		f.resuming = true
 		s.w.log("resume %s on loop %d", f.name, i)
 		fl, err := l.resume(state, &r, s.handler, f)
