@@ -26,7 +26,7 @@ type queue struct {
 }
 
 func (q *queue) add(f *flow) {
-	i, _ := slices.BinarySearchFunc(q.waiting, f, func(a, b *flow) int { return cmp.Compare(a.arrival, b.arrival) })
+	i, _ := slices.BinarySearchFunc(q.waiting, f, func(a, b *flow) int { return cmp.Compare(a.pump.Arrival, b.pump.Arrival) })
 	q.waiting = slices.Insert(q.waiting, i, f)
 	f.queued = true
 }

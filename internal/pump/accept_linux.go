@@ -205,6 +205,7 @@ func (a *streamAcceptor) acceptFailed(err error, kick <-chan struct{}) {
 
 func (a *streamAcceptor) start(c net.Conn) {
 	f := newNetFlow(a.e, a.h, c)
+	f.flow.Arrival = a.e.arrivals.Add(1)
 	f.release = a.release
 	a.introducing.Add(1)
 	if !a.e.add(f, func() { f.introduce(&a.introducing) }) {

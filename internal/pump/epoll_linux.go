@@ -20,6 +20,7 @@ type epollEngine struct {
 	running    sync.WaitGroup // the loops
 	next       atomic.Uint32  // loop for the next listener
 	acceptorID atomic.Uint32
+	arrivals   atomic.Uint64
 
 	mu        sync.Mutex // guards the following
 	closed    bool

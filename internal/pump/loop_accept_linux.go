@@ -25,8 +25,9 @@ const (
 
 // accepted is a client that no epoll set knows yet.
 type accepted struct {
-	fd   int
-	from netip.AddrPort
+	fd      int
+	from    netip.AddrPort
+	arrival uint64 // given when it is introduced
 }
 
 // epollAcceptor accepts the clients of one listening socket. Its home loop
@@ -201,7 +202,7 @@ func (a *epollAcceptor) acceptSome() {
 			}
 			return
 		}
-		a.waiting = accepted{fd, from}
+		a.waiting = accepted{fd: fd, from: from}
 		a.admit()
 	}
 	a.batch = min(2*a.batch, acceptBatch)
@@ -280,6 +281,7 @@ func (a *epollAcceptor) tryAgain() {
 // introduce has the loop with the fewest flows begin. Only this client moves,
 // which no epoll set knows yet.
 func (a *epollAcceptor) introduce(c accepted) {
+	c.arrival = a.e.arrivals.Add(1)
 	to := a.e.lightest(a.home)
 	to.load.Add(1)
 	if to == a.home {
@@ -420,7 +422,7 @@ func (a *epollAcceptor) acceptQueued() {
 			a.release()
 			return
 		}
-		a.introduce(accepted{fd, from})
+		a.introduce(accepted{fd: fd, from: from})
 	}
 }
 

@@ -70,7 +70,7 @@ func (l *loop) begin(a *epollAcceptor, c accepted) {
 		return
 	}
 	f.acceptor = a
-	f.Client = c.from
+	f.Client, f.Arrival = c.from, c.arrival
 	f.s.side[client].fd = int32(c.fd)
 	f.s.side[client].set(writable)
 	if a.l.Network == TCP {
@@ -109,6 +109,7 @@ func (l *loop) newFlow(h Handler) *epollFlow {
 		l.sweepAt = l.now + int64(l.SweepEvery)/sweepParts
 	}
 	f.h = h
+	f.Arrival = 0
 	f.s.started = l.now
 	return f
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -22,7 +23,9 @@ type netEngine struct {
 	cfg  Config
 	fds  *budget // descriptors that flows may still take
 	stop chan struct{}
-	wg   sync.WaitGroup // the sweeper and every flow
+	// arrivals counts the clients that were accepted.
+	arrivals atomic.Uint64
+	wg       sync.WaitGroup // the sweeper and every flow
 
 	buffers sync.Pool // of *[bufferSize]byte, for all copiers
 	pipes   *pipes

@@ -256,6 +256,9 @@ type Counters struct {
 // it may already be another connection's.
 type Flow struct {
 	Client netip.AddrPort // zero for a unix client
+	// Arrival orders the clients that an engine accepted: loops may meet them in
+	// another order. 0 for a UDP session and a flow that was resumed.
+	Arrival uint64
 	// Data is the handler's; the engine never looks at it.
 	Data any
 

@@ -37,6 +37,7 @@ var connecting = map[string]func(*testing.T, New){
 	"open_makes_the_connection":       openMakesTheConnection,
 	"open_may_retry":                  openMayRetry,
 	"open_fails":                      openFails,
+	"arrivals_are_in_order_of_accept": arrivalsAreInOrder,
 	"flow_knows_its_addresses":        flowKnowsItsAddresses,
 }
 
@@ -428,4 +429,34 @@ func plain(a net.Addr) netip.AddrPort {
 		return netip.AddrPortFrom(a.AddrPort().Addr().Unmap(), a.AddrPort().Port())
 	}
 	return netip.AddrPort{}
+}
+
+// Enough of them that loops hand clients to each other.
+func arrivalsAreInOrder(t *testing.T, newEngine New) {
+	var mu sync.Mutex
+	arrivals := map[netip.AddrPort]uint64{}
+	leg := to(Serve(t, "tcp4", Say("hello")))
+	r := start(t, newEngine, setup{}, func(f *pump.Flow, _ pump.Attempt) pump.Step {
+		mu.Lock()
+		defer mu.Unlock()
+		arrivals[f.Client] = f.Arrival
+		return dialStep(leg)
+	})
+	var clients []*Peer
+	for range 100 {
+		clients = append(clients, r.dial())
+	}
+	for _, c := range clients {
+		greets(t, c, "hello")
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	last := uint64(0)
+	for i, c := range clients {
+		arrival := arrivals[plain(c.Conn.LocalAddr())]
+		if arrival <= last {
+			t.Errorf("client %d is arrival %d, after %d", i+1, arrival, last)
+		}
+		last = arrival
+	}
 }
