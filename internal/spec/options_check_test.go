@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -168,6 +169,36 @@ func TestParseLinks_FlagsFitTheLinks(t *testing.T) {
 	// No link at all with a use for it: it was typed for one that was forgotten.
 	_, err = spec.ParseLinks([]string{"1=a;check=mysql"}, o)
 	checkError(t, "unused", err, "option check-role: no link has a check with a use for it", "add --check=redis or --check=postgres")
+}
+
+// Without the check that it is for, an option would be dropped in silence, and a
+// standby get connections that were meant for the primary alone.
+func TestParse_SaysWhichDefaultsNoCheckUses(t *testing.T) {
+	for _, c := range []struct{ key, value, what, hint string }{
+		{"check-role", "primary", "option check-role: no link has a check with a use for it", "add --check=redis or --check=postgres"},
+		{"check-interval", "1s", "option check-interval: no link has a check", "add --check=tcp, or another check"},
+	} {
+		o := config()
+		if err := spec.SetOption(&o.Options, c.key, c.value); err != nil {
+			t.Fatal(err)
+		}
+		for _, args := range [][]string{{"5432=db"}, {"db", "5432"}} {
+			_, err := spec.ParseLinks(args, o)
+			checkError(t, c.key, err, c.what, c.hint)
+		}
+		want := []string{c.what + " (" + c.hint + ")"}
+		links, warnings, err := spec.LinkList("5432=db", o)
+		if len(links) != 1 || !slices.Equal(warnings, want) || err != nil {
+			t.Errorf("LEGATE_LINKS: %v, %q, %v; want one link and %q", links, warnings, err, want)
+		}
+		links, warnings, err = spec.EnvLinks([]string{"DB_PORT_5432_TCP=tcp://10.0.0.1:5432"}, o)
+		if len(links) != 1 || !slices.Equal(warnings, want) || err != nil {
+			t.Errorf("variables: %v, %q, %v; want one link and %q", links, warnings, err, want)
+		}
+		if _, warnings, _ := spec.EnvLinks(nil, o); warnings != nil {
+			t.Errorf("no variable at all: %q", warnings)
+		}
+	}
 }
 
 func TestOptions_EffectiveCheck(t *testing.T) {

@@ -37,6 +37,9 @@ func (e *CommandError) Unwrap() error {
 // or a *CommandError for a word that cannot be a link.
 func ParseLinks(args []string, o ParseConfig) ([]Link, error) {
 	if link, ok, err := parseHostNumber(args, o); ok {
+		if err == nil {
+			err = checkUnused(link, o.Options)
+		}
 		return link, err
 	}
 	var all []Link
@@ -92,7 +95,7 @@ func LinkList(text string, o ParseConfig) (links []Link, warnings []string, err 
 			err = Errorf("write LEGATE_LINKS=6379=redis:6379", "LEGATE_LINKS names no link")
 		}
 	}
-	return links, warnings, err
+	return links, append(warnings, warnUnused(links, o.Options)...), err
 }
 
 // ParseLink reads one LINK: [LISTEN=]TARGET[,TARGET...][;option=value...]. A

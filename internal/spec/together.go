@@ -79,18 +79,34 @@ func fitListen(o Options, p Protocol) Options {
 	return o
 }
 
-// checkUnused refuses defaults about a check that none of the links makes: on
-// a command line they were typed for one that was forgotten.
+// checkUnused refuses defaults about a check that none of the links makes:
+// they were given for one that was forgotten, and without it a standby gets
+// connections that were meant for the primary alone.
 func checkUnused(links []Link, o Options) error {
 	set := changed(o)
-	for _, opt := range contentOptions() {
-		if !set[opt.Name] || slices.ContainsFunc(links, func(l Link) bool { return !opt.idle(l.Options) }) {
+	for _, opt := range optionTable() {
+		if !set[opt.Name] || len(opt.of) == 0 || slices.ContainsFunc(links, func(l Link) bool { return !opt.idle(l.Options) }) {
 			continue
+		}
+		if opt.anyCheck() {
+			return InOption(opt.Name, Errorf("add --check=tcp, or another check", "no link has a check"))
 		}
 		return InOption(opt.Name, Errorf("add "+opt.checks("--check="), "no link has a check with a use for it"))
 	}
 	return nil
 }
+
+// warnUnused is checkUnused for the environment, where what is wrong with one
+// variable does not keep links from being opened.
+func warnUnused(links []Link, o Options) []string {
+	if err := checkUnused(links, o); err != nil && len(links) > 0 {
+		return []string{explain(err)}
+	}
+	return nil
+}
+
+// anyCheck tells an option that every check has a use for.
+func (opt option) anyCheck() bool { return len(opt.of) == len(checkKinds()) }
 
 // checks lists what has a use for the option.
 func (opt option) checks(prefix string) string {
@@ -117,7 +133,7 @@ func checkNeeded(o Options, set map[string]bool) error {
 		if !set[opt.Name] || !opt.idle(o) {
 			continue
 		}
-		if len(opt.of) == len(checkKinds()) {
+		if opt.anyCheck() {
 			return InOption(opt.Name, Errorf("add check=tcp, or another check", "the link has no check"))
 		}
 		what := "the link has no check"
