@@ -105,7 +105,9 @@ func TestLog_LeavesOneGap(t *testing.T) {
 		defer out.Close()
 		log, flush := startLog(in, forms["text"])
 		defer flush()
-		say(log, 0, logLines+10, "")
+		say(log, 0, 1, "")
+		synctest.Wait() // it is being written, and the queue has all its room
+		say(log, 1, logLines+10, "")
 		said, lines := logLines+10, bufio.NewScanner(out)
 		for n := 0; lines.Scan(); n++ {
 			synctest.Wait() // the next one is being written: there is room
