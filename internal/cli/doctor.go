@@ -74,7 +74,7 @@ exit code is 1 when something is missing.`,
 	d.links.add(c)
 	f := c.Flags()
 	f.Var(place{&d.control}, "control", "control socket: of the running legate, or as run would get it")
-	f.StringVar(&d.stateDir, "state-dir", "", "`DIRECTORY` that run would keep swaps in")
+	f.StringVar(&d.stateDir, "state-dir", "", "`DIRECTORY` that run would keep swaps, pauses and drains in")
 	addToggle(f, toggle{"all", &d.all}, "also show what is ok")
 	addToggle(f, toggle{"json", &d.json}, "print everything as JSON")
 	return c
