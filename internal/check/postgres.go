@@ -112,7 +112,7 @@ func (s *session) logIn() error {
 		role = spec.RoleStandby
 	}
 	if want := s.check.Role; want != "" && want != role {
-		return fmt.Errorf("role is %s, not %s", role, want)
+		return &spec.RoleError{Is: role, Want: want}
 	}
 	return nil
 }

@@ -42,7 +42,7 @@ func (s *session) redis() error {
 		return err
 	}
 	if role != redisRole(c.Role) {
-		return fmt.Errorf("role is %s, not %s", s.said(role), c.Role)
+		return &spec.RoleError{Is: s.said(role), Want: c.Role}
 	}
 	return nil
 }

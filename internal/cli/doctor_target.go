@@ -194,9 +194,11 @@ func judgeTarget(h host, r reached, others bool) (found []finding) {
 	return found
 }
 
-// otherRole tells whether an endpoint is well and waits for its turn: of a
-// primary and its standbys one is always not the primary.
-func otherRole(err error) bool { return err != nil && strings.HasPrefix(err.Error(), "role is ") }
+// otherRole tells whether an endpoint is well and waits for its turn.
+func otherRole(err error) bool {
+	_, other := errors.AsType[*spec.RoleError](err)
+	return other
+}
 
 func lookupText(err error) string {
 	if d, ok := errors.AsType[*net.DNSError](err); ok && d.IsNotFound {

@@ -100,7 +100,7 @@ func fold(list []spec.EndpointStatus) string {
 	}
 	var parts []string
 	for _, h := range []spec.Health{
-		spec.HealthOK, spec.HealthUnknown, spec.HealthWeak, spec.HealthEjected,
+		spec.HealthOK, spec.HealthUnknown, spec.HealthWeak, spec.HealthStandby, spec.HealthEjected,
 		spec.HealthUnhealthy, spec.HealthDrained, spec.HealthFormer,
 	} {
 		if n := count[h]; n > 0 {
@@ -197,7 +197,7 @@ func (r report) sick(l spec.LinkStatus) (notes []string) {
 			notes = append(notes, r.drained(e))
 		case spec.HealthEjected, spec.HealthUnhealthy:
 			notes = append(notes, fmt.Sprintf("%s %s: %s%s", e.Address, healthWords(e, r.now), e.LastError, r.ago(lastAsked(e))))
-		case spec.HealthUnknown, spec.HealthOK, spec.HealthWeak, spec.HealthFormer:
+		case spec.HealthUnknown, spec.HealthOK, spec.HealthWeak, spec.HealthStandby, spec.HealthFormer:
 		}
 	}
 	if more := len(notes) - maxSick; more > 0 && !r.full {

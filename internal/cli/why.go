@@ -195,7 +195,10 @@ func (e explanation) lastError(w io.Writer, ep spec.EndpointStatus) {
 		return
 	}
 	text := "last error"
-	if at := lastAsked(ep); at != nil && (ep.Health == spec.HealthEjected || ep.Health == spec.HealthUnhealthy) {
+	if ep.Health == spec.HealthStandby {
+		text = "last answer"
+	}
+	if at := lastAsked(ep); at != nil && (ep.Health == spec.HealthEjected || ep.Health == spec.HealthUnhealthy || ep.Health == spec.HealthStandby) {
 		text += " " + age(e.now.Sub(*at)) + " ago" // else something succeeded since
 	}
 	for _, line := range wrap(text+": "+ep.LastError, textWidth-6) {

@@ -2,6 +2,7 @@ package endpoints
 
 import (
 	"cmp"
+	"errors"
 	"slices"
 	"time"
 
@@ -22,6 +23,7 @@ type Candidate struct {
 	Barred  bool      // must not be tried: drained, or not healthy where the view holds then
 	Near    bool      // on this host
 	Weak    bool      // none of the targets has it in more than a weak answer
+	Standby bool      // unhealthy only for its role
 	LastErr error     // of the last failed attempt or check
 	Tried   time.Time // the last attempt; zero for none
 	Checked time.Time // the last check's end; zero for none
@@ -165,6 +167,7 @@ func (p *Pool) describe(c *Candidate, k *look, weak bool) {
 	}
 	if a != nil && a.verdict == unhealthy {
 		c.Health, c.Since, c.LastErr = spec.HealthUnhealthy, p.at(a.since), a.err
+		_, c.Standby = errors.AsType[*spec.RoleError](a.err)
 	}
 	if e.drained {
 		c.Health, c.Since, c.Barred = spec.HealthDrained, p.drained[e.String()], true

@@ -199,6 +199,21 @@ func TestExplain_SaysWhatTheNextConnectionMeets(t *testing.T) {
 	}
 }
 
+// Of a primary and its standby one is always not the primary, and all is well.
+func TestStatus_AStandbyIsNothingWrong(t *testing.T) {
+	primary, standby := say(t, "primary"), say(t, "standby")
+	w := newWorld(t, func(o *spec.Options) { checked(o); o.AllUnhealthy = spec.AllUnhealthyHold }, primary, standby)
+	w.sick.Store(standby, &spec.RoleError{Is: "standby", Want: "primary"})
+	w.eventually(is(standby, spec.HealthStandby))
+	w.eventually(is(primary, spec.HealthOK))
+	if s := w.status().State; s != spec.StateUp {
+		t.Errorf("the link is %s", s)
+	}
+	w.answers("primary")
+	w.sick.Store(primary, true)
+	w.eventually(func(s spec.LinkStatus) bool { return s.State == spec.StateDown })
+}
+
 // A check that fails as it did before is news to nobody but who looks.
 func TestStatus_TellsWhenAnEndpointWasLastAsked(t *testing.T) {
 	addr := say(t, "here")

@@ -232,11 +232,15 @@ func (l *link) Done(p *pump.Flow, r pump.Result) {
 	l.dropPass(f)
 	l.headers.give(f.told)
 	l.flows.remove(f)
-	if l.closed && len(l.flows.live) == 0 {
+	gone := l.closed && len(l.flows.live) == 0
+	if gone {
 		l.fw.cfg.Pool.Forget(l)
 		l.tellAll()
 	}
 	l.mu.Unlock()
+	if gone {
+		l.fw.forget(l)
+	}
 	if on == nil {
 		return
 	}

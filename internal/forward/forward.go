@@ -93,7 +93,24 @@ func (fw *Forwarder) Apply(links []spec.Link) []error {
 			a.link.set(a.spec)
 		}
 	}
+	fw.steerRetired(links)
 	return errs
+}
+
+// steerRetired gives retired links the mode of the link that has their address
+// now, or none: nobody else could resume those who wait there.
+func (fw *Forwarder) steerRetired(links []spec.Link) {
+	for _, l := range fw.all() {
+		l.mu.Lock()
+		if was := l.spec.Mode; l.closed {
+			l.spec.Mode = spec.ModeServe
+			if i := slices.IndexFunc(links, func(s spec.Link) bool { return s.Listen == l.listen }); i >= 0 {
+				l.spec.Mode = links[i].Mode
+			}
+			l.modeWas(was)
+		}
+		l.mu.Unlock()
+	}
 }
 
 func served(all []applied) (links []spec.Link) {
@@ -145,6 +162,13 @@ func (fw *Forwarder) retire(l *link) {
 	fw.mu.Unlock()
 	l.close()
 	fw.sweepRetired()
+}
+
+// forget is sweepRetired for one that has just lost its last flow.
+func (fw *Forwarder) forget(l *link) {
+	fw.mu.Lock()
+	defer fw.mu.Unlock()
+	delete(fw.retired, l)
 }
 
 // sweepRetired forgets retired links without flows.

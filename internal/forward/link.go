@@ -147,17 +147,25 @@ func (l *link) set(s spec.Link) {
 	if s.Options.CallerConnections > 0 && was.Options.CallerConnections == 0 {
 		l.countCallers()
 	}
-	if was.Mode == spec.ModePause && s.Mode != spec.ModePause {
-		l.resumed = time.Now()
-	}
-	if was.Mode != s.Mode {
-		l.fw.cfg.Log.Info("link is "+modeText(s.Mode), "link", s.Name, "waiting", len(l.queue.waiting))
-		l.wakeAll()
-	}
+	l.modeWas(was.Mode)
 	l.queue.full = false
 	l.attend()
 	l.mu.Unlock()
 	l.reconsider()
+}
+
+// modeWas has those who wait follow the link's mode, if it is another now.
+func (l *link) modeWas(was spec.Mode) {
+	if was == l.spec.Mode {
+		return
+	}
+	if was == spec.ModePause {
+		l.resumed = time.Now()
+	}
+	if !l.closed {
+		l.fw.cfg.Log.Info("link is "+modeText(l.spec.Mode), "link", l.spec.Name, "waiting", len(l.queue.waiting))
+	}
+	l.wakeAll()
 }
 
 func modeText(m spec.Mode) string {
@@ -178,6 +186,9 @@ func (l *link) leadsTo(t spec.Target) bool {
 func (l *link) reconsider() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.closed && len(l.flows.live) == 0 {
+		return // the pool has forgotten it
+	}
 	list := l.candidates()
 	switch {
 	case list.Has(endpoints.Serving):

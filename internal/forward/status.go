@@ -203,7 +203,7 @@ func sortFormer(list []spec.EndpointStatus) {
 
 func (l *link) state() spec.LinkState {
 	list := l.candidates()
-	bad := slices.ContainsFunc(list.All, func(c endpoints.Candidate) bool { return isBad(&c) })
+	bad := slices.ContainsFunc(list.All, func(c endpoints.Candidate) bool { return isBad(&c) && !c.Standby })
 	switch {
 	case l.spec.Mode == spec.ModeDrain:
 		return spec.StateDrained
@@ -288,6 +288,9 @@ func (l *link) endpointStatus(c *endpoints.Candidate) spec.EndpointStatus {
 		if c.Protocol != spec.UDP {
 			s.ConnectMS = float64(c.Live.Latency()) / float64(time.Millisecond)
 		}
+	}
+	if c.Standby && c.Health == spec.HealthUnhealthy {
+		s.Health = spec.HealthStandby // to people: nothing is wrong with it
 	}
 	if c.LastErr != nil {
 		s.LastError = c.LastErr.Error()

@@ -31,7 +31,8 @@ type world struct {
 	addr string // where clients connect
 
 	suspected atomic.Int64 // how often a source was to be asked again
-	sick      sync.Map     // endpoints, as text, of which checks say that they are
+	asked     atomic.Int64 // checks
+	sick      sync.Map     // endpoints, as text, of which checks say that they are: true, or why
 }
 
 // newWorld serves one link, with the default options as changed, to targets
@@ -71,7 +72,12 @@ func newWorld(t *testing.T, change func(*spec.Options), targets ...string) *worl
 var errSick = errors.New("the check says that it is sick")
 
 func (w *world) check(_ context.Context, e spec.Endpoint, _ spec.Check) error {
-	if _, sick := w.sick.Load(e.String()); sick {
+	w.asked.Add(1)
+	why, _ := w.sick.Load(e.String())
+	switch why := why.(type) {
+	case error:
+		return why
+	case bool:
 		return errSick
 	}
 	return nil

@@ -65,6 +65,7 @@ const (
 	HealthUnknown   Health = "not tried"
 	HealthOK        Health = "ok"        // the last attempt or check succeeded
 	HealthUnhealthy Health = "unhealthy" // checks say so
+	HealthStandby   Health = "standby"   // it is well, in another role than the one that is asked for
 	HealthEjected   Health = "ejected"   // attempts failed, or it closed early; tried last
 	HealthDrained   Health = "drained"   // by an operator: no new connections
 	HealthWeak      Health = "weak"      // its source doubts that it is there

@@ -87,6 +87,15 @@ func (s Secret) GoString() string { return strconv.Quote(s.String()) }
 // MarshalText hides the password from JSON.
 func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
+// RoleError is a check's verdict on a server that is well, in another role than
+// the one that is asked for: of a primary and its standbys one is always not
+// the primary.
+type RoleError struct {
+	Is, Want string // in the words of its protocol
+}
+
+func (e *RoleError) Error() string { return "role is " + e.Is + ", not " + e.Want }
+
 // AllUnhealthy says what new connections of a link meet when every endpoint is
 // known to be unhealthy.
 type AllUnhealthy string
