@@ -1,0 +1,63 @@
+package forward
+
+import (
+	"testing"
+	"time"
+
+	"legate/internal/spec"
+	"legate/internal/testnet"
+)
+
+// A link that is gone, the last of its connections included, asks nothing of
+// its endpoints any more, whatever becomes of them.
+func TestRetired_ForgetsItsChecks(t *testing.T) {
+	a := testnet.Serve(t, "tcp4", testnet.Echo).String()
+	w := newWorld(t, func(o *spec.Options) {
+		checked(o)
+		o.AllUnhealthy = spec.AllUnhealthyHold
+	}, a)
+	c := w.dial()
+	exchange(t, c, "x")
+	other := w.link
+	other.Name, other.Options = "other", spec.DefaultOptions()
+	other.Options.Check.Kind, other.Options.Check.Interval = spec.CheckTCP, time.Hour
+	other.Listen.Port = uint16(testnet.FreePort(t))
+	first := w.fw.serving()[0]
+	if errs := w.fw.Apply([]spec.Link{other}); errs[0] != nil {
+		t.Fatal(errs[0])
+	}
+	c.Close()
+	testnet.Eventually(t, soon, func() bool { return first.live() == 0 })
+	_, e := fixed(a, spec.TCP)
+	w.pool.Drain(map[string]time.Time{e.String(): time.Now()})
+	w.eventually(func(s spec.LinkStatus) bool { return s.State == spec.StateDown })
+	w.pool.Drain(nil)
+	w.eventually(func(s spec.LinkStatus) bool { return s.State == spec.StateUp })
+	start, before := time.Now(), w.asked.Load()
+	testnet.Eventually(t, soon, func() bool { return time.Since(start) > 10*w.link.Options.Check.Interval })
+	if n := w.asked.Load() - before; n > 1 {
+		t.Errorf("%d checks for a link that is gone", n)
+	}
+}
+
+// Who waits at a paused link is not to wait for ever because the link got
+// another socket, or went.
+func TestRetired_WaitingConnectionsFollowThePause(t *testing.T) {
+	for name, gone := range map[string]bool{"reopened": false, "removed": true} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, nil, testnet.Serve(t, "tcp4", testnet.Echo).String())
+			w.mode(spec.ModePause)
+			c := w.dial()
+			w.eventually(waiting(1))
+			if gone {
+				w.fw.Apply(nil)
+				exchange(t, c, "x")
+				return
+			}
+			w.link.Options.MaxConnections = 77
+			w.apply()
+			w.mode(spec.ModeServe)
+			exchange(t, c, "x")
+		})
+	}
+}
