@@ -8,9 +8,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -212,6 +215,12 @@ func exactly(names ...string) cobra.PositionalArgs {
 // client finds the running instance that a verb is about.
 func client(c *cobra.Command, p Process, where string) (*control.Client, error) {
 	return control.Find(c.Context(), where, control.DefaultPlaces(p.getenv))
+}
+
+// interruptible ends a verb's asking at Ctrl-C, so that it can say what holds
+// all the same.
+func interruptible(c *cobra.Command) (ctx context.Context, stop func()) {
+	return signal.NotifyContext(c.Context(), os.Interrupt, syscall.SIGTERM)
 }
 
 // addControl adds the flag that every verb has.

@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"time"
@@ -8,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"legate/internal/control"
+	"legate/internal/spec"
 )
 
 // drainWhenBare is what --drain means without a value.
@@ -103,7 +106,12 @@ func (s *swapCommand) run(c *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
-	done, err := found.Swap(c.Context(), r)
+	ctx, stop := interruptible(c)
+	defer stop()
+	done, err := found.Swap(ctx, r)
+	if errors.Is(err, context.Canceled) {
+		err = s.interrupted(c.Context(), found, r.Link)
+	}
 	if err != nil {
 		return err
 	}
@@ -112,6 +120,21 @@ func (s *swapCommand) run(c *cobra.Command, args []string) error {
 	}
 	s.tell(r, done)
 	return nil
+}
+
+// interrupted says what holds after Ctrl-C, of which the swap itself knows
+// nothing: it may have been asking still, or waiting for live connections.
+func (s *swapCommand) interrupted(ctx context.Context, found *control.Client, link string) error {
+	hint := "see where it goes: " + s.process.command(s.control, "status", link)
+	now, err := found.Snapshot(ctx)
+	if err != nil {
+		return err
+	}
+	of, err := onlyLink(now.Links, link)
+	if err != nil {
+		return err
+	}
+	return spec.Errorf(hint, "stopped waiting; link %s goes to %s, and live connections go on", of[0].Name, of[0].Target)
 }
 
 // tell says what holds now, and for how long.
