@@ -2,8 +2,10 @@ package check
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
+	"net"
 	"strings"
 )
 
@@ -41,10 +43,19 @@ func (s *session) amqp() error {
 	return err
 }
 
-// orAnswer shows what came before the connection ended, if anything did.
+// orAnswer shows what came before the connection ended or fell silent, if
+// anything did.
 func orAnswer(err error, n int, s *session, b []byte) error {
 	if n == 0 {
 		return err
 	}
-	return fmt.Errorf("no answer of its protocol: %q (%w)", s.said(string(b)), err)
+	return &failure{fmt.Sprintf("no answer of its protocol: %q, and then %s", s.said(string(b)), s.ending(err)), err}
+}
+
+// ending is how an answer ended too early.
+func (s *session) ending(err error) string {
+	if network, ok := errors.AsType[net.Error](err); ok && network.Timeout() {
+		return "nothing more " + within(s.check)
+	}
+	return "the connection's end"
 }

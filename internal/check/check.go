@@ -138,11 +138,15 @@ func secret(c spec.Check) (string, error) {
 	if c.PasswordFile == "" {
 		return string(c.Password), nil
 	}
-	f, err := os.Open(c.PasswordFile)
+	// A named pipe that nobody writes to would hold the check up for ever.
+	f, err := os.OpenFile(c.PasswordFile, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return "", fmt.Errorf("read the check's password: %w", err)
 	}
 	defer f.Close()
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		return "", fmt.Errorf("read the check's password: %s is no regular file", c.PasswordFile)
+	}
 	b, err := io.ReadAll(io.LimitReader(f, passwordLimit+1))
 	if err != nil {
 		return "", fmt.Errorf("read the check's password: %w", err)
@@ -166,13 +170,16 @@ func (f *failure) Unwrap() error { return f.err }
 func explain(ctx context.Context, c spec.Check, doing string, err error) error {
 	var errno syscall.Errno
 	var network net.Error
+	told, isTold := errors.AsType[*failure](err)
 	switch {
 	case err == nil:
 		return nil
+	case isTold:
+		return told
 	case errors.Is(ctx.Err(), context.Canceled):
 		return &failure{doing + "stopped", ctx.Err()}
 	case errors.As(err, &network) && network.Timeout(), errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded):
-		return &failure{fmt.Sprintf("%sno answer within %v", doing, c.Timeout), err}
+		return &failure{doing + "no answer " + within(c), err}
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return &failure{doing + "it closed the connection instead of an answer", err}
 	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
@@ -183,12 +190,28 @@ func explain(ctx context.Context, c spec.Check, doing string, err error) error {
 	return &failure{doing + line(err.Error()), err}
 }
 
+func within(c spec.Check) string {
+	if c.Timeout == 0 { // the caller's context ended it
+		return "in time"
+	}
+	return "within " + c.Timeout.String()
+}
+
 // hide takes the password out of what a server may have sent back.
 func (s *session) hide(err error) error {
 	if err == nil || s.password == "" || !strings.Contains(err.Error(), s.password) {
 		return err
 	}
-	return errors.New(strings.ReplaceAll(err.Error(), s.password, "***"))
+	if _, ok := errors.AsType[*spec.RoleError](err); ok {
+		return err // of words that said made, and words of ours
+	}
+	shown := strings.ReplaceAll(err.Error(), s.password, "***")
+	// Of what it wraps only the system's part goes along: the rest has the
+	// password in it.
+	if errno, ok := errors.AsType[syscall.Errno](err); ok {
+		return &failure{shown, errno}
+	}
+	return errors.New(shown)
 }
 
 // said is an answer as it can stand in an error: without the password, and

@@ -35,7 +35,7 @@ func (s *session) expect() error {
 		case n > 0 && bytes.Contains(got[seen:], want):
 			return nil
 		case err != nil && len(got) > 0 && !errors.Is(err, io.EOF):
-			return fmt.Errorf("no %q in its answer %q (%w)", s.said(string(want)), s.said(string(got)), err)
+			return &failure{fmt.Sprintf("no %q in its answer %q, and then %s", s.said(string(want)), s.said(string(got)), s.ending(err)), err}
 		case err != nil && len(got) == 0:
 			return err
 		case err != nil || len(got) >= expectLimit:

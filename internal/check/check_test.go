@@ -1,0 +1,108 @@
+package check
+
+import (
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"legate/internal/spec"
+	"legate/internal/testnet"
+)
+
+// patient is a check whose time-out is no part of the test.
+func patient(kind spec.CheckKind) spec.Check {
+	return spec.Check{Kind: kind, Timeout: testnet.Patience, Path: "/", Status: "200-399"}
+}
+
+// impatient is a check that is to run into its time-out.
+func impatient(c spec.Check) spec.Check {
+	c.Timeout = 200 * time.Millisecond
+	return c
+}
+
+func at(p *testnet.Process) spec.Endpoint { return spec.Endpoint{Protocol: spec.TCP, Addr: p.Addr} }
+
+func socket(path string) spec.Endpoint { return spec.Endpoint{Protocol: spec.Unix, Path: path} }
+
+// saying serves connections that get this answer, whatever they ask, and then
+// no more.
+func saying(t testing.TB, answer string) spec.Endpoint {
+	s := testnet.Serve(t, "tcp4", func(c net.Conn) {
+		_, _ = c.Write([]byte(answer))
+		_ = c.(*net.TCPConn).CloseWrite()
+		drain(c)
+	})
+	return spec.Endpoint{Protocol: spec.TCP, Addr: s.Addr}
+}
+
+func drain(c net.Conn) {
+	for b := make([]byte, 4096); ; {
+		if _, err := c.Read(b); err != nil {
+			return
+		}
+	}
+}
+
+// wants runs a check that must give this error, "" for none, and in any case
+// one readable line.
+func wants(t *testing.T, c spec.Check, e spec.Endpoint, want string) error {
+	t.Helper()
+	begin := time.Now()
+	err := Runner{}.Run(t.Context(), c, e)
+	if took := time.Since(begin); took > c.Timeout+2*time.Second {
+		t.Errorf("it took %v of %v", took, c.Timeout)
+	}
+	if got := text(err); got != want {
+		t.Errorf("got  %q\nwant %q", got, want)
+	}
+	return err
+}
+
+func text(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}
+
+func TestRun_TellsWhyAnEndpointCannotBeReached(t *testing.T) {
+	refusing := spec.Endpoint{Protocol: spec.TCP, Addr: testnet.RefusingAddr(t, loopback)}
+	if err := wants(t, patient(spec.CheckTCP), refusing, "connect: connection refused"); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("it does not wrap what the system said: %#v", err)
+	}
+	hole := spec.Endpoint{Protocol: spec.TCP, Addr: testnet.BlackHole(t, loopback)}
+	wants(t, impatient(patient(spec.CheckTCP)), hole, "connect: no answer within 200ms")
+	wants(t, patient(spec.CheckTCP), socket("/nonexistent"), "connect: no such file or directory")
+	wants(t, patient(spec.CheckTCP), spec.Endpoint{Protocol: spec.UDP, Addr: refusing.Addr}, `connect: no check for protocol "udp"`)
+}
+
+// A password that was rotated works at the next check, and a file that cannot
+// be read is told from a server that does not answer.
+func TestRun_ReadsThePasswordAtEachCheck(t *testing.T) {
+	r := testnet.StartRedis(t, testnet.RedisConfig{Password: "first"})
+	c := patient(spec.CheckRedis)
+	c.PasswordFile = filepath.Join(t.TempDir(), "password")
+	wants(t, c, at(r.Process), "read the check's password: open "+c.PasswordFile+": no such file or directory")
+	write := func(text string) {
+		if err := os.WriteFile(c.PasswordFile, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("first\n")
+	wants(t, c, at(r.Process), "")
+	r.Do(t, "CONFIG", "SET", "requirepass", "second")
+	wants(t, c, at(r.Process), "log in: -WRONGPASS invalid username-password pair or user is disabled.")
+	write("second\r\n")
+	wants(t, c, at(r.Process), "")
+	write(strings.Repeat("x", passwordLimit+1))
+	wants(t, c, at(r.Process), "read the check's password: "+c.PasswordFile+" has more than 4096 bytes")
+	if err := errors.Join(os.Remove(c.PasswordFile), syscall.Mkfifo(c.PasswordFile, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	wants(t, c, at(r.Process), "read the check's password: "+c.PasswordFile+" is no regular file")
+}
