@@ -61,6 +61,9 @@ func (d *doctorCommand) instances(ctx context.Context) (all []spec.Snapshot, sil
 			silent = append(silent, fmt.Errorf("ask legate %s: %w", name, err))
 			continue
 		}
+		if d.control != "" {
+			s.Instance = d.control // commands to type next find it by that
+		}
 		all = append(all, s)
 	}
 	return all, silent

@@ -9,6 +9,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"legate/internal/control"
 	"legate/internal/spec"
 )
 
@@ -17,6 +18,9 @@ type report struct {
 	w    io.Writer
 	now  time.Time
 	full bool // with every endpoint
+	// where is how the instance was named, which the commands to type next have
+	// to do, too.
+	where string
 }
 
 func (r report) snapshot(s spec.Snapshot) error {
@@ -30,7 +34,7 @@ func (r report) snapshot(s spec.Snapshot) error {
 		fmt.Fprintln(r.w)
 	}
 	for _, w := range s.Warnings {
-		fmt.Fprintf(r.w, "warning: %s\n", w)
+		fmt.Fprintf(r.w, "warning: %s\n", control.Addressed(r.where, w))
 	}
 	return nil
 }
@@ -51,7 +55,7 @@ func (r report) links(links []spec.LinkStatus) error {
 	for i, l := range links {
 		fmt.Fprintln(r.w, lines[i+1])
 		for _, n := range r.notes(l) {
-			fmt.Fprintln(r.w, "  "+n)
+			fmt.Fprintln(r.w, "  "+control.Addressed(r.where, n))
 		}
 		if r.full {
 			if err := r.endpoints(l); err != nil {

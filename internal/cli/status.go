@@ -45,7 +45,7 @@ wait, or are refused); error (not listening).`,
 			if asJSON {
 				return p.printJSON(s)
 			}
-			return report{p.Stdout, time.Now(), endpoints || len(args) == 1}.snapshot(s)
+			return report{p.Stdout, time.Now(), endpoints || len(args) == 1, where}.snapshot(s)
 		},
 	}
 	c.Args = func(c *cobra.Command, args []string) error {

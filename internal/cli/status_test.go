@@ -109,7 +109,7 @@ cache  down 2m 3s  0    0      0       none                    10.0.0.5:6379
 warning: variable X is not a link
 `} {
 		var out bytes.Buffer
-		if err := (report{&out, now, full}).snapshot(snapshot); err != nil {
+		if err := (report{&out, now, full, ""}).snapshot(snapshot); err != nil {
 			t.Fatal(err)
 		}
 		if d := cmp.Diff(want, out.String()); d != "" {

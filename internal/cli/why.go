@@ -69,7 +69,7 @@ func (y *whyCommand) run(c *cobra.Command, args []string) error {
 	if y.json {
 		err = y.process.printJSON(e)
 	} else {
-		err = explanation{e, time.Now()}.write(y.process.Stdout)
+		err = explanation{e, time.Now(), y.control}.write(y.process.Stdout)
 	}
 	if err == nil && y.connect && !connected(e.Attempts) {
 		err = spec.Errorf("see what is wrong with each: "+y.process.command(y.control, "status", e.Link), "no endpoint of link %s connected", e.Link)
@@ -93,7 +93,8 @@ func connected(attempts []spec.AttemptStatus) bool {
 // explanation writes what a person reads.
 type explanation struct {
 	spec.Explanation
-	now time.Time
+	now   time.Time
+	where string // as in report
 }
 
 func (e explanation) write(w io.Writer) error {
@@ -117,7 +118,8 @@ func (e explanation) head(w io.Writer) {
 	}
 	row(w, "link", link+": "+string(e.State))
 	if e.Mode != nil {
-		row(w, "", fmt.Sprintf("%s %s ago; end it: legate resume %s", overrideWord(e.Mode.Kind), age(e.now.Sub(e.Mode.When)), e.Link))
+		end := control.Addressed(e.where, "legate resume "+e.Link)
+		row(w, "", fmt.Sprintf("%s %s ago; end it: %s", overrideWord(e.Mode.Kind), age(e.now.Sub(e.Mode.When)), end))
 	}
 	row(w, "rule", e.Rule)
 	row(w, "target", e.Target)

@@ -35,7 +35,7 @@ func TestExplanation_IsReadable(t *testing.T) {
 		Verdict:  "the connection waits, since the link is paused; then it goes to 10.0.0.1:5432, and to the next one where that does not answer",
 		Notes:    []string{"10.0.0.9:5432 closes every connection at once"},
 		Attempts: []spec.AttemptStatus{{Address: "10.0.0.2:5432", Error: "connection refused", Millis: 0.21}, {Address: "10.0.0.1:5432", Connected: true, Millis: 35}},
-	}, now}.write(&out)
+	}, now, ""}.write(&out)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"strings"
 	"syscall"
 
 	"legate/internal/spec"
@@ -20,6 +21,7 @@ import (
 type Client struct {
 	// Address of the socket: a path, or a name that begins with @.
 	Address string
+	where   string // how the user named it; "": not at all
 	http    *http.Client
 }
 
@@ -99,7 +101,7 @@ func (c *Client) do(ctx context.Context, q request, answer any) error {
 	}
 	defer r.Body.Close()
 	if r.StatusCode != http.StatusOK {
-		return readFailure(r)
+		return c.readFailure(r)
 	}
 	if err := json.NewDecoder(r.Body).Decode(answer); err != nil {
 		return c.unreachable(err)
@@ -107,7 +109,7 @@ func (c *Client) do(ctx context.Context, q request, answer any) error {
 	return nil
 }
 
-func readFailure(r *http.Response) error {
+func (c *Client) readFailure(r *http.Response) error {
 	var f failure
 	text, err := io.ReadAll(io.LimitReader(r.Body, maxRequest))
 	if err != nil {
@@ -120,7 +122,20 @@ func readFailure(r *http.Response) error {
 	if r.StatusCode == http.StatusNotFound && f.Hint == "" {
 		f.Hint = "the running legate has another version than this command; compare: legate version, legate status"
 	}
-	return spec.Errorf(f.Hint, "%s", f.Error)
+	return spec.Errorf(Addressed(c.where, f.Hint), "%s", f.Error)
+}
+
+// Addressed writes the commands in a text so that they reach the instance that
+// where, if anything, names. It does not know how it is called: as they stand,
+// they would ask another one.
+func Addressed(where, text string) string {
+	if where == "" {
+		return text
+	}
+	for _, verb := range []string{"status", "why", "swap", "pause", "drain", "resume"} {
+		text = strings.ReplaceAll(text, "legate "+verb, "legate "+verb+" --control "+where)
+	}
+	return text
 }
 
 // unreachable says in the user's words why there was no answer.
@@ -133,7 +148,7 @@ func (c *Client) unreachable(err error) error {
 	case errors.Is(err, os.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
 		return spec.Errorf(hintStart, "no legate answers on %s", c.Address)
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET):
-		return spec.Errorf("see whether it still runs: legate status", "legate on %s ended before it answered", c.Address)
+		return spec.Errorf(Addressed(c.where, "see whether it still runs: legate status"), "legate on %s ended before it answered", c.Address)
 	}
 	return fmt.Errorf("ask %s: %w", c.Address, err)
 }

@@ -14,6 +14,14 @@ import (
 // Find returns a client for the instance that where names: a path, a name, or
 // "" for the only one that runs.
 func Find(ctx context.Context, where string, p Places) (*Client, error) {
+	c, err := find(ctx, where, p)
+	if err == nil {
+		c.where = where
+	}
+	return c, err
+}
+
+func find(ctx context.Context, where string, p Places) (*Client, error) {
 	switch {
 	case where == Off:
 		return nil, spec.Errorf("name the running one: --control NAME", "the control socket is off (--control or LEGATE_CONTROL)")
