@@ -1,6 +1,7 @@
 package endpoints
 
 import (
+	"cmp"
 	"math"
 	"slices"
 
@@ -90,33 +91,42 @@ func score(hash, weight uint64) float64 {
 	return -float64(weight) / math.Log(u)
 }
 
-// sort orders the candidates of the group that are left for a fail-over; list
-// goes round from where the turn begins.
-func (g *group) sort(l *List, k Key, list []*Candidate) {
-	var key func(i int) float64
-	switch g.balance {
-	case spec.BalanceLeast, spec.BalanceRandom:
-		key = func(i int) float64 { return g.burden(l, i) }
-	case spec.BalanceHash:
-		caller := mix(k.Caller)
-		key = func(i int) float64 { return -score(mix(caller^l.ids[g.from+i]), g.weight(i)) }
-	default:
-		return
-	}
-	// Loads change meanwhile: each is read once.
-	keys := make(map[*Live]float64, len(list))
-	for i := range g.size() {
-		keys[l.All[g.from+i].Live] = key(i)
-	}
-	slices.SortStableFunc(list, func(a, b *Candidate) int {
-		switch x, y := keys[a.Live], keys[b.Live]; {
-		case x < y:
-			return -1
-		case x > y:
-			return 1
+// ranked is a candidate with what orders it among its group for one fail-over.
+// It is kept, since loads change meanwhile.
+type ranked struct {
+	*Candidate
+	rank float64 // lower ones first
+}
+
+// rest appends the group's part of List.Rest.
+func (g *group) rest(l *List, k Key, tried *Candidate, buf []*Candidate) []*Candidate {
+	var few [64]ranked // of a name with several addresses every connection asks for them all
+	list := few[:0]
+	sorts := g.balance == spec.BalanceLeast || g.balance == spec.BalanceRandom || g.balance == spec.BalanceHash
+	first := g.start(k)
+	for j := range g.size() {
+		i := (first + j) % g.size()
+		c := &l.All[g.from+i]
+		switch {
+		case tried != nil && c.Live == tried.Live || !c.Live.hasRoom(l.limit, k.Release):
+		case sorts:
+			list = append(list, ranked{c, g.rank(l, k, i)})
+		default:
+			buf = append(buf, c)
 		}
-		return 0
-	})
+	}
+	slices.SortStableFunc(list, func(a, b ranked) int { return cmp.Compare(a.rank, b.rank) })
+	for _, r := range list {
+		buf = append(buf, r.Candidate)
+	}
+	return buf
+}
+
+func (g *group) rank(l *List, k Key, i int) float64 {
+	if g.balance == spec.BalanceHash {
+		return -score(mix(mix(k.Caller)^l.ids[g.from+i]), g.weight(i))
+	}
+	return g.burden(l, i)
 }
 
 // identity is a number for the endpoint's address, the same in every process:

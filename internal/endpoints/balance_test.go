@@ -432,3 +432,23 @@ func BenchmarkFirst(b *testing.B) {
 		})
 	}
 }
+
+// Of a name with several addresses each connection lists them all.
+func TestRest_OfFewAllocatesNothing(t *testing.T) {
+	for _, b := range balances() {
+		t.Run(string(b), func(t *testing.T) {
+			l := listOf(t, View{Balance: b}, weighted(slices.Repeat([]uint16{1, 2, 3, 4}, 8)...))
+			buf := make([]*Candidate, 0, len(l.All))
+			var turn uint64
+			if n := testing.AllocsPerRun(100, func() {
+				turn++
+				first, _ := l.First(Key{Turn: turn, Caller: turn})
+				if rest := l.Rest(Key{Turn: turn, Caller: turn}, first, buf); len(rest) != len(l.All)-1 {
+					t.Fatalf("%d are left", len(rest))
+				}
+			}); n != 0 {
+				t.Errorf("%v allocations", n)
+			}
+		})
+	}
+}

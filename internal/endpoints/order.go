@@ -76,19 +76,13 @@ func (l *List) pick(k Key) *Candidate {
 // changed.
 func (l *List) Rest(k Key, tried *Candidate, buf []*Candidate) []*Candidate {
 	for i := range l.groups {
-		g := &l.groups[i]
-		from := len(buf)
-		first := g.start(k)
-		for j := range g.size() {
-			c := &l.All[g.from+(first+j)%g.size()]
-			if (tried == nil || c.Live != tried.Live) && c.Live.hasRoom(l.limit, k.Release) {
-				buf = append(buf, c)
-			}
-		}
-		g.sort(l, k, buf[from:])
+		buf = l.groups[i].rest(l, k, tried, buf)
 	}
 	return buf
 }
+
+// HasRoom tells whether a candidate of the list may have a connection more.
+func (l *List) HasRoom(c *Candidate, k Key) bool { return c.Live.hasRoom(l.limit, k.Release) }
 
 // arrange makes the groups.
 func (l *List) arrange(v *View) {
