@@ -232,5 +232,32 @@ func TestAttempt_SilentAddressOfANameIsTriedOnce(t *testing.T) {
 	}
 }
 
+// named points the link at these addresses, all of one name.
+func (w *world) named(addresses ...string) {
+	w.t.Helper()
+	name := spec.Target{Source: spec.SourceDNS, Protocol: spec.TCP, Host: "several.example", Port: 1}
+	w.serve(name, addresses...)
+	w.link.Targets = []spec.Target{name}
+	w.apply()
+}
+
+// The other addresses of a name stand by while the first is dialled, and have
+// room for others meanwhile.
+func TestFull_IsNoAddressThatOnlyStandsBy(t *testing.T) {
+	hole := testnet.BlackHole(t, loopback).String()
+	w := newWorld(t, func(o *spec.Options) { one(o); o.Hold, o.Balance = 0, spec.BalanceFirst })
+	w.named(hole, testnet.Serve(t, "tcp4", testnet.Echo).String(), testnet.Serve(t, "tcp4", testnet.Echo).String())
+	first := w.dial()
+	w.eventually(func(s spec.LinkStatus) bool { return s.Endpoints[0].Load == 1 })
+	second := w.dial()
+	exchange(t, second, "x")
+	exchange(t, first, "y")
+	for _, e := range w.status().Endpoints {
+		if e.Current > 1 {
+			t.Errorf("%d connections at %s", e.Current, e.Address)
+		}
+	}
+}
+
 // reset closes with RST.
 func reset(c net.Conn) { _ = c.(*net.TCPConn).SetLinger(0) }

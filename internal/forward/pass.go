@@ -39,6 +39,7 @@ type pass struct {
 	settle     time.Duration
 	sends      spec.ProxyVersion
 	prefix     []byte // that legs begin with
+	alone      bool   // one leg at a time: a limit is kept only for an endpoint that was chosen for its room
 	retries    bool   // an early close of the last one is to be heard of
 	starting   bool   // the flow was released: whoever is next waits for its connect
 	lastErr    error  // of the last failed attempt
@@ -143,6 +144,7 @@ func (l *link) makePass(f *flow) (full bool) {
 		sends:      l.sendsProxy(),
 		prefix:     ps.prefix[:0],
 		starting:   f.starting,
+		alone:      l.view.Limit > 0,
 	}
 	first, full := list.First(ps.key)
 	if first == nil {
@@ -166,8 +168,11 @@ func (l *link) dropPass(f *flow) {
 // tryNext names the next candidates to dial, or ends the pass.
 func (l *link) tryNext(f *flow, now time.Duration) pump.Step {
 	ps := f.pass
-	if ps.tried > 0 || len(ps.candidates) > 0 && ps.others && ps.candidates[0].From.Source == spec.SourceDNS {
+	if ps.tried > 0 || len(ps.candidates) > 0 && ps.others && !ps.alone && ps.candidates[0].From.Source == spec.SourceDNS {
 		ps.complete()
+	}
+	if ps.alone && ps.begun == 0 {
+		l.takeRoom(ps)
 	}
 	if ps.tried >= len(ps.candidates) || now-f.began >= attemptsLimit {
 		return l.passFailed(f, now)
@@ -178,19 +183,32 @@ func (l *link) tryNext(f *flow, now time.Duration) pump.Step {
 	ps.legs = ps.legs[:0]
 	first := ps.candidates[ps.tried]
 	for _, c := range ps.candidates[ps.tried:] {
-		if len(ps.legs) > 0 && !together(first, c) {
+		if len(ps.legs) > 0 && (ps.alone || !together(first, c)) {
 			break
 		}
 		leg := l.fw.leg(&c.Endpoint, ps.timeout)
 		leg.Prefix = ps.prefix
 		ps.legs = append(ps.legs, leg)
 	}
-	ps.connect(len(ps.legs))
+	ps.connect(1) // the others stand by, most often for nothing
 	ps.dialled = now
 	if ps.starting {
 		ps.legs[0].Begin = l.onBegin(f)
 	}
 	return pump.Step{Dial: ps.legs, Stagger: stagger, Deadline: l.fw.at(f.began + attemptsLimit), Settle: ps.settle, Retry: ps.hasOther() || ps.retries}
+}
+
+// takeRoom counts the next connect, at the first candidate that others have not
+// filled since the attempt before.
+func (l *link) takeRoom(ps *pass) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for ps.tried < len(ps.candidates) && !ps.list.HasRoom(ps.candidates[ps.tried], ps.key) {
+		ps.tried++
+	}
+	if ps.tried < len(ps.candidates) {
+		ps.connect(1)
+	}
 }
 
 func (l *link) onBegin(f *flow) func() {

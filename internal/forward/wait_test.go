@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -129,6 +130,27 @@ func TestFull_LimitIsKept(t *testing.T) {
 	w.eventually(func(s spec.LinkStatus) bool {
 		return s.Counters.Current == 0 && s.Endpoints[0].Load == 0 && s.Counters.Held == 0
 	})
+}
+
+// Another connection may have taken the room that there was when the first
+// attempt failed.
+func TestFull_LimitIsKeptByLaterAttempts(t *testing.T) {
+	l := handler(t, "192.0.2.1:80", "192.0.2.2:80", "192.0.2.3:80")
+	s := l.linkSpec()
+	s.Options.EndpointConnections, s.Options.Balance = 1, spec.BalanceFirst
+	l.set(s)
+	var first, second pump.Flow
+	fails := func(step pump.Step) pump.Step {
+		step.Dial[0].Err = syscall.ECONNREFUSED
+		return l.Next(&first, pump.Attempt{Kind: pump.DialFailed})
+	}
+	step := fails(l.Next(&first, pump.Attempt{}))
+	if got := l.Next(&second, pump.Attempt{}).Dial; len(got) != 1 || got[0].Addr.String() != "192.0.2.3:80" {
+		t.Fatalf("the second connection goes to %v", got)
+	}
+	if got := fails(step); len(got.Dial) > 0 {
+		t.Errorf("the first one is a second one at %s", got.Dial[0].Addr)
+	}
 }
 
 func TestPause_HoldsBeyondHoldAndReleasesInOrder(t *testing.T) {
