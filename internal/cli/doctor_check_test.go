@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"net"
 	"strings"
@@ -38,4 +39,16 @@ func TestDoctor_AsksAsTheLinksCheckDoes(t *testing.T) {
 	wantFinding{verdictOK, replica.String() + ": role is slave, not master; another one has it", ""}.check(t, both, found)
 	alone := link(replica.String())
 	wantFinding{verdictMissing, "role is slave", "check=tcp"}.check(t, alone, judgeTargets(onHost, reach(t.Context(), doctorLinks(t, alone))))
+}
+
+// What there was no time to try has not failed.
+func TestDoctor_SaysWhatItHadNoTimeToTry(t *testing.T) {
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	link := fmt.Sprintf("%d=%s", testnet.FreePort(t), testnet.Serve(t, "tcp4", testnet.Echo))
+	found := judgeTargets(onHost, reach(over, doctorLinks(t, link)))
+	wantFinding{verdictWeak, "was not tried: others took too long", "legate doctor"}.check(t, link, found)
+	if n := countOf(found, verdictMissing); n != 0 {
+		t.Errorf("%d missing: %v", n, found)
+	}
 }

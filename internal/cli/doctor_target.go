@@ -41,6 +41,7 @@ type answer struct {
 	loop     string // the link that listens there; "": none
 	err      error
 	untried  bool // of UDP nobody can tell
+	late     bool // others took all the time that there was
 }
 
 // reach looks up every name and tries every endpoint as the link would.
@@ -53,20 +54,27 @@ func reach(ctx context.Context, links []spec.Link) []reached {
 			all = append(all, reached{link: l, target: t})
 		}
 	}
-	own := ownAddresses()
-	turns := make(chan struct{}, reachAtOnce)
+	at := surroundings{links: links, own: ownAddresses(), turns: make(chan struct{}, reachAtOnce)}
 	var trying sync.WaitGroup
 	for i := range all {
 		r := &all[i]
 		r.secret = readable(r.link.Options.EffectiveCheck().PasswordFile)
-		trying.Go(func() {
-			turns <- struct{}{}
-			defer func() { <-turns }()
-			r.try(ctx, links, own)
-		})
+		trying.Go(func() { r.try(ctx, at) })
 	}
 	trying.Wait()
 	return all
+}
+
+// surroundings are what all attempts have in common.
+type surroundings struct {
+	links []spec.Link
+	own   []netip.Addr
+	turns chan struct{} // to look up a name, or to try an endpoint
+}
+
+func (s surroundings) takeTurn() (done func()) {
+	s.turns <- struct{}{}
+	return func() { <-s.turns }
 }
 
 // readable tells why a file cannot be read; "" can.
@@ -81,19 +89,37 @@ func readable(path string) error {
 	return f.Close()
 }
 
-func (r *reached) try(ctx context.Context, links []spec.Link, own []netip.Addr) {
-	var all []spec.Endpoint
-	if all, r.lookup = endpointsOf(ctx, r.target); len(all) > manyEndpoints {
+func (r *reached) try(ctx context.Context, at surroundings) {
+	all := r.lookUp(ctx, at)
+	if len(all) > manyEndpoints {
 		r.more = len(all) - manyEndpoints
 		all = all[:manyEndpoints]
 	}
-	for _, e := range all {
-		a := answer{endpoint: e, loop: loopOf(e, links, own), untried: e.Protocol == spec.UDP}
-		if a.loop == "" && !a.untried {
-			a.err = tryEndpoint(ctx, r.link.Options, e)
-		}
-		r.endpoints = append(r.endpoints, a)
+	r.endpoints = make([]answer, len(all))
+	var trying sync.WaitGroup
+	for i, e := range all {
+		trying.Go(func() { r.endpoints[i] = r.ask(ctx, e, at) })
 	}
+	trying.Wait()
+}
+
+func (r *reached) lookUp(ctx context.Context, at surroundings) (all []spec.Endpoint) {
+	defer at.takeTurn()()
+	all, r.lookup = endpointsOf(ctx, r.target)
+	return all
+}
+
+func (r *reached) ask(ctx context.Context, e spec.Endpoint, at surroundings) answer {
+	defer at.takeTurn()()
+	a := answer{endpoint: e, loop: loopOf(e, at.links, at.own), untried: e.Protocol == spec.UDP}
+	switch {
+	case a.loop != "" || a.untried:
+	case ctx.Err() != nil:
+		a.late = true
+	default:
+		a.err = tryEndpoint(ctx, r.link.Options, e)
+	}
+	return a
 }
 
 func endpointsOf(ctx context.Context, t spec.Target) ([]spec.Endpoint, error) {
@@ -136,7 +162,7 @@ func judgeTargets(h host, all []reached) (found []finding) {
 	works := map[string]bool{}
 	for _, r := range all {
 		for _, a := range r.endpoints {
-			if a.err == nil && a.loop == "" {
+			if a.err == nil && a.loop == "" && !a.late {
 				works[r.link.Name] = true
 			}
 		}
@@ -180,6 +206,8 @@ func judgeTarget(h host, r reached, others bool) (found []finding) {
 			found = append(found, bad(about, "name the server itself, or listen on another port", "target %s would loop: link %s listens there", what, a.loop))
 		case a.untried:
 			found = append(found, fine(about, "target %s is UDP: nobody can tell whether it answers", what))
+		case a.late:
+			found = append(found, weak(about, "ask for that link alone: legate doctor LINK", "target %s was not tried: others took too long", what))
 		case others && otherRole(a.err):
 			found = append(found, fine(about, "target %s: %v; another one has it", what, a.err))
 		case a.err != nil:
