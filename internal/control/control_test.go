@@ -248,6 +248,7 @@ func TestHandler_RefusesWhatIsNotForIt(t *testing.T) {
 		"version":   {"GET", "/v2/snapshot", "", "", 404, "/v2/snapshot"},
 		"method":    {"DELETE", "/v1/snapshot", "", "", 404, "DELETE"},
 		"not json":  {"POST", "/v1/swap", "swap", "", 400, "read swap request"},
+		"two":       {"POST", "/v1/pause", `{"link":"a"}{"link":"b"}`, "", 400, "read pause request: something follows it"},
 		"unknown":   {"POST", "/v1/swap", `{"link":"a","undo":true,"later":1}`, "", 400, `\"later\"`},
 		"no link":   {"POST", "/v1/swap", `{"undo":true}`, "", 400, "no link"},
 		"no target": {"POST", "/v1/swap", `{"link":"a"}`, "", 400, "no target"},

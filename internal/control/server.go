@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -106,9 +107,7 @@ type checker[R any] interface {
 func serves[R any, P checker[R], A any](name string, verb func(context.Context, R) (A, error)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		var q R
-		d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequest))
-		d.DisallowUnknownFields()
-		if err := d.Decode(&q); err != nil {
+		if err := decode(http.MaxBytesReader(w, r.Body, maxRequest), &q); err != nil {
 			refuse(w, http.StatusBadRequest, fmt.Errorf("read %s request: %w", name, err))
 			return
 		}
@@ -119,6 +118,20 @@ func serves[R any, P checker[R], A any](name string, verb func(context.Context, 
 		done, err := verb(r.Context(), q)
 		answer(w, done, err)
 	})
+}
+
+// decode reads the one JSON value that a request has. A second one would be
+// passed over in silence.
+func decode(body io.Reader, q any) error {
+	d := json.NewDecoder(body)
+	d.DisallowUnknownFields()
+	if err := d.Decode(q); err != nil {
+		return err
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return errors.New("something follows it")
+	}
+	return nil
 }
 
 func answer[A any](w http.ResponseWriter, done A, err error) {
