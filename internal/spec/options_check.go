@@ -204,7 +204,7 @@ func Unescape(text string) ([]byte, error) {
 		switch {
 		case err != nil:
 			return nil, err
-		case multibyte && !(r == utf8.RuneError && text[0] != '\\'):
+		case multibyte && (r != utf8.RuneError || text[0] == '\\'):
 			bytes = utf8.AppendRune(bytes, r)
 		case text[0] != '\\': // not UTF-8, or plain
 			bytes = append(bytes, text[:len(text)-len(rest)]...)
