@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"legate/internal/endpoints"
 	"legate/internal/spec"
 )
 
@@ -66,6 +67,18 @@ func (l *link) fateOf(es *endpointStats) (what spec.Fate, why error) {
 		return o.OnUnhealthy, es.fate.why // what hides behind that is not known
 	}
 	return spec.Fate{}, nil // it serves, or is of a target that the link had before
+}
+
+// joinFate makes up for what decideFates could not know: the fate of an endpoint
+// that had no connection before this one. It needs mu.
+func (l *link) joinFate(f *flow, c *endpoints.Candidate) {
+	switch es := f.on; {
+	case es.current > 1 || es.fate.why != nil:
+	case c.Health == spec.HealthUnhealthy:
+		es.fate = fate{why: ErrUnhealthy, since: f.began - 1, met: true}
+	case f.pass.list != l.candidates():
+		l.decideFate(es)
+	}
 }
 
 func (l *link) beginFate(es *endpointStats, why error, what spec.Fate) {

@@ -2,12 +2,14 @@ package forward
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"strings"
 	"testing"
 	"time"
 
+	"legate/internal/pump"
 	"legate/internal/spec"
 	"legate/internal/testnet"
 )
@@ -236,4 +238,41 @@ func TestTry_NamesEachAttempt(t *testing.T) {
 	if err != nil || len(got) != 2 || got[0].Connected || !strings.Contains(got[0].Error, "refused") || !got[1].Connected || got[1].Address != good {
 		t.Errorf("%+v, %v", got, err)
 	}
+}
+
+// Who was sent to an unhealthy endpoint, for want of another, knew.
+func TestOnUnhealthy_SparesWhoCameLater(t *testing.T) {
+	a := testnet.Serve(t, "tcp4", testnet.Echo).String()
+	w := newWorld(t, func(o *spec.Options) { checked(o); o.OnUnhealthy = spec.Fate{Kind: spec.FateCut} })
+	w.sick.Store(a, true)
+	w.point(a)
+	w.eventually(is(a, spec.HealthUnhealthy))
+	c := w.dial()
+	exchange(t, c, "x")
+	w.apply() // has the link look again
+	exchange(t, c, "y")
+	exchange(t, c, "z")
+}
+
+// The fate of an endpoint without connections is that of one that is on its
+// way there, too.
+func TestOnRemoved_FindsWhoIsStillConnecting(t *testing.T) {
+	l := handler(t, "192.0.2.1:80")
+	s := l.linkSpec()
+	s.Options.OnRemoved = spec.Fate{Kind: spec.FateDrain, Within: time.Hour}
+	l.set(s)
+	var p pump.Flow
+	if len(l.Next(&p, pump.Attempt{}).Dial) == 0 {
+		t.Fatal("nothing is dialled")
+	}
+	_, other := fixed("192.0.2.2:80", spec.TCP)
+	l.fw.cfg.Pool.Set(s.Targets[0], spec.Answer{Endpoints: spec.Members(other), At: time.Now()})
+	l.reconsider()
+	l.Connected(&p, 0)
+	es := p.Data.(*flow).on
+	if !errors.Is(es.fate.why, ErrRemoved) {
+		t.Errorf("the fate is %v", es.fate.why)
+	}
+	l.Done(&p, pump.Result{})
+	l.endFate(es)
 }

@@ -186,6 +186,7 @@ func (l *link) Connected(p *pump.Flow, leg int) {
 	f.on, f.live, f.since = l.stats.connected(c), c.Live, now
 	l.settleRelease(f)
 	l.tell(f)
+	l.joinFate(f, c)
 	late := f.on.fate.isFor(f.began)
 	if !ps.hasOther() || ps.isFresh() {
 		l.dropPass(f)
