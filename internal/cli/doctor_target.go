@@ -91,6 +91,9 @@ func readable(path string) error {
 
 func (r *reached) try(ctx context.Context, at surroundings) {
 	all := r.lookUp(ctx, at)
+	if r.secret != nil {
+		return // no check can be made, and why is told once for the link
+	}
 	if len(all) > manyEndpoints {
 		r.more = len(all) - manyEndpoints
 		all = all[:manyEndpoints]
@@ -180,9 +183,15 @@ func judgeTargets(h host, all []reached) (found []finding) {
 
 func judgeSecret(h host, r reached) finding {
 	path := r.link.Options.EffectiveCheck().PasswordFile
+	gone := errors.Is(r.secret, os.ErrNotExist)
 	mend := h.sudo("chown $(id -un) "+path) + "; chmod 400 " + path
-	if h.container {
+	switch {
+	case h.container && gone:
 		mend = h.start(fmt.Sprintf("-v %[1]s:%[1]s:ro", path))
+	case h.container:
+		mend = h.start("--user $(stat -c %u FILE)") + ", where FILE is what stands there on the host"
+	case gone:
+		mend = "type the password, then Ctrl-D: install -m 400 /dev/stdin " + path
 	}
 	return missing("link "+r.link.Name, mend, "check-password-file: %v", r.secret)
 }
@@ -253,7 +262,7 @@ func (h host) mendTarget(l spec.Link, a answer) string {
 	}
 	at, port := e.Addr.Addr(), e.Addr.Port()
 	switch {
-	case at.IsLoopback() && h.ownNetwork:
+	case at.IsLoopback() && h.ownNetwork && errors.Is(a.err, syscall.ECONNREFUSED):
 		return fmt.Sprintf("%s is this container itself; for a server on its host: %s and the target host.docker.internal:%d",
 			at, h.start("--add-host host.docker.internal:host-gateway"), port)
 	case errors.Is(a.err, syscall.ECONNREFUSED) && at.IsLoopback():

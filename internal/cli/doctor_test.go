@@ -145,6 +145,7 @@ func TestDoctor_JudgesTargets(t *testing.T) {
 		"timed out":                {onHost, []answer{{endpoint: at("10.0.0.1:80"), err: os.ErrDeadlineExceeded}}, nil, false, wantFinding{verdictMissing, "timeout", "firewall"}},
 		"no way":                   {onHost, []answer{{endpoint: at("10.0.0.1:80"), err: syscall.EHOSTUNREACH}}, nil, false, wantFinding{verdictMissing, "no route", "ip route get 10.0.0.1"}},
 		"itself, of a container":   {inBridge, []answer{{endpoint: at("127.0.0.1:80"), err: refused}}, nil, false, wantFinding{verdictMissing, "refused", "--add-host host.docker.internal:host-gateway"}},
+		"well there, but not well": {inBridge, []answer{{endpoint: at("127.0.0.1:80"), err: errClosesAtOnce}}, nil, false, wantFinding{verdictMissing, "closes at once", "the server's own log"}},
 		"loop":                     {onHost, []answer{{endpoint: at("127.0.0.1:80"), loop: "80"}}, nil, false, wantFinding{verdictMissing, "would loop: link 80", "another port"}},
 		"a name that is not there": {onHost, nil, &net.DNSError{IsNotFound: true}, false, wantFinding{verdictMissing, "no such name", "getent ahosts web"}},
 		"a container's name":       {inBridge, nil, &net.DNSError{IsNotFound: true}, false, wantFinding{verdictMissing, "no such name", "docker network connect"}},
@@ -192,7 +193,15 @@ func TestDoctor_ReadsPasswordFiles(t *testing.T) {
 	file := t.TempDir() + "/password"
 	link := "6379=127.0.0.1:1;check=redis;check-user=u;check-password-file=" + file
 	found := judgeTargets(onHost, []reached{{link: doctorLinks(t, link)[0], secret: readable(file)}})
-	wantFinding{verdictMissing, "no such file", "chmod 400 " + file}.check(t, link, found)
+	wantFinding{verdictMissing, "no such file", "install -m 400 /dev/stdin " + file}.check(t, link, found)
+	found = judgeTargets(inBridge, reach(t.Context(), doctorLinks(t, link)))
+	wantFinding{verdictMissing, "no such file", "docker run -v " + file}.check(t, link, found)
+	if len(found) != 1 {
+		t.Errorf("what cannot be asked is said to fail: %v", found)
+	}
+	closed := []reached{{link: doctorLinks(t, link)[0], secret: os.ErrPermission}}
+	wantFinding{verdictMissing, "permission", "chmod 400 " + file}.check(t, link, judgeTargets(onHost, closed))
+	wantFinding{verdictMissing, "permission", "docker run --user"}.check(t, link, judgeTargets(inBridge, closed))
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
