@@ -51,7 +51,7 @@ func (r Runner) Run(ctx context.Context, c spec.Check, e spec.Endpoint) error {
 	end, _ := ctx.Deadline()
 	conn.SetDeadline(end)
 	defer context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })()
-	s := &session{Conn: conn, Reader: bufio.NewReaderSize(io.LimitReader(conn, answerLimit), 4096), check: c, endpoint: e, password: password}
+	s := &session{Conn: conn, Reader: bufio.NewReaderSize(io.LimitReader(conn, answerLimit), 4096), check: c, endpoint: e, password: password, end: end}
 	return s.hide(explain(ctx, c, "", s.ask()))
 }
 
@@ -80,6 +80,7 @@ type session struct {
 	check         spec.Check
 	endpoint      spec.Endpoint
 	password      string
+	end           time.Time // of the check; zero: none
 }
 
 // Read is that of the bounded reader.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -105,4 +106,16 @@ func TestRun_ReadsThePasswordAtEachCheck(t *testing.T) {
 		t.Fatal(err)
 	}
 	wants(t, c, at(r.Process), "read the check's password: "+c.PasswordFile+" is no regular file")
+}
+
+// command finds a server, or skips the test where it is not installed.
+func command(t testing.TB, name string) string {
+	t.Helper()
+	for _, path := range []string{name, "/usr/sbin/" + name} {
+		if found, err := exec.LookPath(path); err == nil {
+			return found
+		}
+	}
+	testnet.Skip(t, "needs "+name)
+	return ""
 }

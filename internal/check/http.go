@@ -35,7 +35,28 @@ func (s *session) http() error {
 	return nil
 }
 
+// status is that of the answer itself: statuses below 200 only announce it
+// (103 Early Hints; RFC 9110, section 15.2).
 func (s *session) status() (int, error) {
+	for {
+		status, err := s.statusLine()
+		if err != nil || status >= 200 || status == switching {
+			return status, err
+		}
+		for blank := false; !blank; {
+			text, err := s.ReadSlice('\n')
+			if err != nil {
+				return 0, err
+			}
+			blank = len(strings.TrimRight(string(text), "\r\n")) == 0
+		}
+	}
+}
+
+// switching ends HTTP on the connection.
+const switching = 101
+
+func (s *session) statusLine() (int, error) {
 	text, err := s.ReadSlice('\n')
 	if err != nil && len(text) == 0 {
 		return 0, err
@@ -59,6 +80,8 @@ const (
 // rest takes the body, as a client that closes before its end is in the
 // server's log.
 func (s *session) rest() {
-	s.SetReadDeadline(time.Now().Add(restWait))
+	if end := time.Now().Add(restWait); s.end.IsZero() || end.Before(s.end) {
+		s.SetReadDeadline(end)
+	}
 	_, _ = io.CopyN(io.Discard, s.Reader, restLimit) // the verdict stands, however it ends
 }

@@ -1,6 +1,7 @@
 package check
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"encoding/binary"
@@ -63,10 +64,10 @@ func (s *session) startUp() error {
 		return nil
 	}
 	var e pgproto3.ErrorResponse
-	if err := e.Decode(body); err != nil {
+	if err := e.Decode(body); err != nil || e.Code == "" {
 		return fmt.Errorf("no PostgreSQL answer: %q", s.said(string(body)))
 	}
-	if e.Code == cannotConnectNow || e.Code == adminShutdown || e.Code == "" {
+	if e.Code == cannotConnectNow || e.Code == adminShutdown {
 		return errors.New(s.said(e.Message))
 	}
 	return nil
@@ -117,10 +118,13 @@ func (s *session) logIn() error {
 	return nil
 }
 
-// pgConfig leaves nothing to the environment and to files in a home
-// directory, which pgconn reads as libpq does.
+// pgConfig leaves nothing to files in a home directory and, but for PGSERVICE
+// that names a service which does not exist, to the environment: pgconn reads
+// both as libpq does.
 func (s *session) pgConfig() (*pgconn.Config, error) {
-	config, err := pgconn.ParseConfig("host=localhost port=5432 user=x password=x database=x sslmode=disable target_session_attrs=any passfile=/dev/null")
+	config, err := pgconn.ParseConfig("host=localhost port=5432 user=x password=x database=x passfile=/dev/null connect_timeout=0 " +
+		"target_session_attrs=any sslmode=disable sslnegotiation=postgres sslcertmode=allow sslkey='' sslcert='' sslrootcert='' " +
+		"channel_binding=prefer require_auth='' min_protocol_version=3.0 max_protocol_version=3.0")
 	if err != nil {
 		return nil, fmt.Errorf("prepare the login: %w", err)
 	}
@@ -135,6 +139,9 @@ func (s *session) pgConfig() (*pgconn.Config, error) {
 	config.LookupFunc = func(_ context.Context, host string) ([]string, error) { return []string{"127.0.0.1"}, nil }
 	config.DialFunc = func(context.Context, string, string) (net.Conn, error) { return s, nil }
 	config.AfterNetConnect = s.encrypt
+	config.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
+		return pgproto3.NewFrontend(&roundsGuard{Reader: r}, w)
+	}
 	return config, nil
 }
 
@@ -166,6 +173,37 @@ func (s *session) encrypt(_ context.Context, _ *pgconn.Config, conn net.Conn) (n
 	return tls.Client(conn, &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS12}), nil
 }
 
+// roundsGuard ends a login whose server wants a million rounds of hashing or
+// more. pgconn allows ten millions, which no deadline interrupts: any server
+// could keep a core busy for seconds at each check. PostgreSQL's own number is
+// 4096 (scram_iterations). The number follows ",i=", which nothing else in an
+// honest login has (RFC 5802, section 7).
+type roundsGuard struct {
+	io.Reader
+	seen []byte // the last bytes, in which the number may have begun
+}
+
+const roundsDigits = len("999999")
+
+var errRounds = errors.New("the server wants the password hashed more than 999999 times")
+
+func (g *roundsGuard) Read(p []byte) (int, error) {
+	n, err := g.Reader.Read(p)
+	g.seen = append(g.seen, p[:n]...)
+	for rest := g.seen; ; {
+		_, number, found := bytes.Cut(rest, []byte(",i="))
+		if !found {
+			break
+		}
+		if len(number)-len(bytes.TrimLeft(number, "0123456789")) > roundsDigits {
+			return 0, errRounds
+		}
+		rest = number
+	}
+	g.seen = g.seen[max(0, len(g.seen)-len(",i=")-roundsDigits):]
+	return n, err
+}
+
 // loginError takes the server's words, or the innermost cause, out of what
 // pgconn wraps around them.
 func (s *session) loginError(err error) error {
@@ -180,11 +218,31 @@ func (s *session) loginError(err error) error {
 	if strings.Contains(err.Error(), "require_auth") {
 		return errors.New("the server wants the password in clear text, or in a way that checks do not have: give the user one for scram-sha-256")
 	}
-	for inner := errors.Unwrap(err); inner != nil; inner = errors.Unwrap(err) {
-		err = inner
-	}
-	return fmt.Errorf("log in: %s", s.said(err.Error()))
+	return fmt.Errorf("log in: %s", s.said(innermost(err).Error()))
 }
+
+// innermost follows the first of several errors, which with one address to
+// connect to is the only one.
+func innermost(err error) error {
+	for {
+		switch outer := err.(type) { //nolint:errorlint // it walks through the wrappers itself
+		case interface{ Unwrap() error }:
+			if outer.Unwrap() == nil {
+				return err
+			}
+			err = outer.Unwrap()
+		case interface{ Unwrap() []error }:
+			if len(outer.Unwrap()) == 0 {
+				return err
+			}
+			err = outer.Unwrap()[0]
+		default:
+			return err
+		}
+	}
+}
+
+var errNoRole = errors.New("the question for the role has no answer")
 
 // inRecovery asks the one question that tells a standby from a primary.
 func (s *session) inRecovery(f *pgproto3.Frontend) (recovering bool, err error) {
@@ -200,14 +258,15 @@ func (s *session) inRecovery(f *pgproto3.Frontend) (recovering bool, err error) 
 		switch m := message.(type) {
 		case *pgproto3.DataRow:
 			if len(m.Values) != 1 {
-				return false, errors.New("the question for the role has no answer")
+				return false, errNoRole
 			}
-			recovering, answered = string(m.Values[0]) == "t", true
+			value := string(m.Values[0])
+			recovering, answered = value == "t", value == "t" || value == "f"
 		case *pgproto3.ErrorResponse:
 			return false, errors.New(s.said(m.Message))
 		case *pgproto3.ReadyForQuery:
 			if !answered {
-				return false, errors.New("the question for the role has no answer")
+				return false, errNoRole
 			}
 			return recovering, nil
 		}

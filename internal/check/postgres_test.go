@@ -1,12 +1,15 @@
 package check
 
 import (
+	"encoding/binary"
+	"net"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"legate/internal/spec"
 	"legate/internal/testnet"
@@ -103,18 +106,78 @@ func hold(t *testing.T, p *testnet.Postgres) *exec.Cmd {
 // What the environment says about PostgreSQL is for other programs.
 func TestPostgres_TheEnvironmentDoesNotCount(t *testing.T) {
 	for name, value := range map[string]string{
-		"PGSERVICE": "none", "PGSERVICEFILE": "/nonexistent", "PGCONNECT_TIMEOUT": "soon", "PGSSLCERTMODE": "none at all",
+		"PGSERVICEFILE": "/nonexistent", "PGCONNECT_TIMEOUT": "soon", "PGSSLCERTMODE": "none at all",
 		"PGSSLNEGOTIATION": "direct", "PGCHANNELBINDING": "require", "PGREQUIREAUTH": "gss", "PGPORT": "0", "PGHOST": "/tmp",
 		"PGOPTIONS": "-c nonsense", "PGTZ": "nowhere", "PGMINPROTOCOLVERSION": "3.9", "PGMAXPROTOCOLVERSION": "nonsense",
 		"PGSSLMODE": "verify-full", "PGTARGETSESSIONATTRS": "standby", "PGPASSWORD": "s3cret", "PGUSER": "nobody",
 	} {
 		t.Setenv(name, value)
 	}
-	config, err := (&session{check: as("scram", "pw", "")}).pgConfig()
+	config, err := (&session{check: as("scram", "pw", ""), password: "pw"}).pgConfig()
 	if err != nil {
 		t.Fatal(err)
 	}
 	if config.ConnectTimeout != 0 || config.ChannelBinding == "require" || config.SSLCertMode == "require" || config.Password != "pw" || config.ValidateConnect != nil {
 		t.Errorf("the environment is in it: %+v", config)
+	}
+}
+
+// A server that asks for so many rounds is refused before the first of them.
+func TestPostgres_HashesNoMillionsOfTimes(t *testing.T) {
+	sasl := message('R', "\x00\x00\x00\x0aSCRAM-SHA-256\x00\x00")
+	s := testnet.Serve(t, "tcp4", func(c net.Conn) {
+		b := make([]byte, 4096)
+		_, _ = c.Read(b) // whether TLS is there
+		_, _ = c.Write([]byte("N"))
+		_, _ = c.Read(b)
+		_, _ = c.Write([]byte(sasl))
+		n, _ := c.Read(b)
+		_, nonce, _ := strings.Cut(string(b[:n]), "r=")
+		_, _ = c.Write([]byte(message('R', "\x00\x00\x00\x0br="+nonce+"abc,s=c2FsdA==,i=1000000")))
+		drain(c)
+	})
+	begin := time.Now()
+	wants(t, as("scram", "s3cret", ""), spec.Endpoint{Protocol: spec.TCP, Addr: s.Addr}, "log in: the server wants the password hashed more than 999999 times")
+	if took := time.Since(begin); took > time.Second {
+		t.Errorf("it took %v", took)
+	}
+}
+
+// message is one of PostgreSQL's protocol.
+func message(kind byte, body string) string {
+	return string(binary.BigEndian.AppendUint32([]byte{kind}, uint32(len(body)+4))) + body
+}
+
+func TestPostgres_Answers(t *testing.T) {
+	fail := func(fields string) string { return message('E', fields+"\x00") }
+	for answer, want := range map[string]string{
+		message('R', "\x00\x00\x00\x00"):                                    "",
+		message('R', "\x00\x00\x00\x05salt"):                                "",
+		fail("SFATAL\x00C28000\x00Mno entry\x00"):                           "",
+		fail("SFATAL\x00C53300\x00Msorry, too many clients already\x00"):    "",
+		fail("SFATAL\x00C57P03\x00Mthe database system is starting up\x00"): "the database system is starting up",
+		fail("SFATAL\x00C57P01\x00Mterminating connection\x00"):             "terminating connection",
+		fail(""):                `no PostgreSQL answer: "."`,
+		"E\x00\x00\x00\x04":     `no PostgreSQL answer: ""`,
+		"E\xff\xff\xff\xffxxxx": `no PostgreSQL answer: "E."`,
+		"R\x00\x00\x00\x03":     `no PostgreSQL answer: "R...."`,
+		"R\x00\x00":             `no answer of its protocol: "R..", and then the connection's end`,
+		"HTTP/1.1 400\r\n":      `no PostgreSQL answer: "HTTP/"`,
+		"":                      "it closed the connection instead of an answer",
+	} {
+		wants(t, patient(spec.CheckPostgres), saying(t, answer), want)
+	}
+	for answer, want := range map[string]string{
+		"N" + message('R', "\x00\x00\x00\x03"): "the server wants the password in clear text, or in a way that checks do not have: give the user one for scram-sha-256",
+		"N" + message('R', "\x00\x00\x00\x00") + message('Z', "I") + message('D', "\x00\x01\x00\x00\x00\x01t") + message('Z', "I"): "role is standby, not primary",
+		"N" + message('R', "\x00\x00\x00\x00") + message('Z', "I") + message('D', "\x00\x01\xff\xff\xff\xff") + message('Z', "I"):  "the question for the role has no answer",
+		"N" + message('R', "\x00\x00\x00\x00") + message('Z', "I") + message('Z', "I"):                                             "the question for the role has no answer",
+		"N" + message('R', "\x00\x00\x00\x00") + message('Z', "I"):                                                                 "it closed the connection instead of an answer",
+		"N" + fail("SFATAL\x00C28000\x00Mthe password s3cret is wrong\x00"):                                                        "the password *** is wrong",
+		"SMITM":                 "log in: unencrypted bytes after the answer to TLS",
+		"Ecould not fork\n\x00": "log in: the server has no process for the connection",
+		"":                      "it closed the connection instead of an answer",
+	} {
+		wants(t, as("scram", "s3cret", spec.RolePrimary), saying(t, answer), want)
 	}
 }
