@@ -188,6 +188,24 @@ func TestConnection_TriesEachEndpointOnce(t *testing.T) {
 	}
 }
 
+// Lists of thousands of endpoints come and go; none may stay with a spare pass.
+func TestConnection_LeavesNoListBehind(t *testing.T) {
+	l := handler(t, "192.0.2.1:80", "192.0.2.2:80")
+	var p pump.Flow
+	step := l.Next(&p, pump.Attempt{})
+	step.Dial[0].Err = syscall.ECONNREFUSED
+	l.Next(&p, pump.Attempt{Kind: pump.DialFailed})
+	l.Connected(&p, 0)
+	l.Done(&p, pump.Result{})
+	for _, ps := range l.passes {
+		for _, c := range ps.candidates[:cap(ps.candidates)] {
+			if c != nil {
+				t.Errorf("a spare pass has %s", c.Endpoint)
+			}
+		}
+	}
+}
+
 func TestConnection_EarlyCloseFollowsASwap(t *testing.T) {
 	l := handler(t, "192.0.2.1:80", "192.0.2.2:80")
 	s := l.linkSpec()

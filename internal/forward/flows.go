@@ -71,6 +71,8 @@ func (s *passes) take() *pass {
 func (s *passes) give(ps *pass) {
 	if len(*s) < sparePasses {
 		clear(ps.legs[:cap(ps.legs)]) // errors, and what they hold
+		// Candidates hold their whole list, which may be megabytes.
+		clear(ps.candidates[:cap(ps.candidates)])
 		ps.list = nil
 		*s = append(*s, ps)
 	}
