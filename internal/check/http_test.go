@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"legate/internal/spec"
 	"legate/internal/testnet"
@@ -189,21 +188,5 @@ func startHAProxy(t *testing.T) *testnet.Process {
 	}
 	return testnet.StartProcess(t, testnet.ProcessConfig{
 		Args: []string{command(t, "haproxy"), "-db", "-f", file}, Dir: dir, Addr: addr, Ready: func() bool { return accepts(addr) },
-	})
-}
-
-// A check that takes 1,000 endpoints every two seconds runs 500 times a
-// second: below 100 µs each, all of them take less than 5 % of a core.
-func BenchmarkRun(b *testing.B) {
-	s := testnet.Listen(b, "tcp4")
-	s.Handle(func(c net.Conn) {})
-	c := spec.Check{Kind: spec.CheckTCP, Timeout: 5 * time.Second}
-	b.Run("tcp", func(b *testing.B) {
-		b.ReportAllocs()
-		for b.Loop() {
-			if err := (Runner{}).Run(b.Context(), c, spec.Endpoint{Protocol: spec.TCP, Addr: s.Addr}); err != nil {
-				b.Fatal(err)
-			}
-		}
 	})
 }
