@@ -115,8 +115,12 @@ func (l *link) enter(f *flow) pump.Step {
 	return l.begin(f, now)
 }
 
-// limit counts the connection for its caller, unless there may be none.
+// limit counts the connection for its caller, unless there may be none. A
+// listener that was opened drained accepts for a moment before it is suspended.
 func (l *link) limit(f *flow, now time.Duration) (err error) {
+	if l.shut {
+		return ErrDrained
+	}
 	f.counted, err = l.callers.admit(f.caller().Addr(), &l.spec.Options, now)
 	return err
 }

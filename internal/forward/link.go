@@ -44,6 +44,7 @@ type link struct {
 	resumed    time.Time // the end of the last pause
 	closed     bool      // stopped listening for good
 	refusing   bool      // the listeners are, or will be, suspended
+	shut       bool      // it was opened drained, and nobody has resumed it since
 	attention  endpoints.Attention
 	stats      stats
 	additions  additions
@@ -56,7 +57,7 @@ type link struct {
 }
 
 func newLink(fw *Forwarder, s spec.Link) *link {
-	l := &link{fw: fw, listen: s.Listen, id: rand.Uint64(), spec: s, view: viewOf(s), senders: sendersOf(&s.Options), generation: 1, stats: newStats(), stop: make(chan struct{})}
+	l := &link{fw: fw, listen: s.Listen, id: rand.Uint64(), spec: s, view: viewOf(s), senders: sendersOf(&s.Options), generation: 1, stats: newStats(), shut: s.Mode == spec.ModeDrain, stop: make(chan struct{})}
 	l.preface = &pump.Preface{Timeout: headerTimeout, Parse: l.parseHeader}
 	return l
 }
@@ -142,6 +143,7 @@ func (l *link) set(s spec.Link) {
 		l.downSince = time.Time{}
 	}
 	l.spec, l.view, l.list = s, viewOf(s), nil
+	l.shut = l.shut && s.Mode == spec.ModeDrain
 	l.senders = sendersOf(&s.Options)
 	l.fw.cfg.Pool.Watch(l, l.view, l.attention)
 	if s.Options.CallerConnections > 0 && was.Options.CallerConnections == 0 {

@@ -246,6 +246,35 @@ func TestDrain_RefusesAndLetsGoOn(t *testing.T) {
 	exchange(t, w.dial(), "again")
 }
 
+// After a restart a drained link is opened as such. Who comes before its
+// listener is suspended must not slip through to the server.
+func TestDrain_HoldsFromTheFirstClientAfterARestart(t *testing.T) {
+	w := newWorld(t, nil, say(t, "drained"))
+	var early net.Conn
+	w.fw.cfg.Open = func(s spec.Link) ([]pump.Listener, error) {
+		ls, err := Bind(s)
+		early = w.dial() // it is in the listen queue before anybody serves that
+		return ls, err
+	}
+	w.link.Listen.Port = uint16(testnet.FreePort(t))
+	w.addr = netip.AddrPortFrom(loopback, w.link.Listen.Port).String()
+	w.mode(spec.ModeDrain)
+	w.resets(early, soon)
+	w.eventually(func(s spec.LinkStatus) bool { return failed(s, "drained") == 1 && s.State == spec.StateDrained })
+	w.mode(spec.ModeServe)
+	w.mode(spec.ModeDrain)
+	w.mode(spec.ModeServe)
+	testnet.Eventually(t, soon, func() bool {
+		c, err := testnet.DialErr(w.addr)
+		if err != nil {
+			return false
+		}
+		defer c.Close()
+		got, _ := read(t, c, soon)
+		return got == "drained\n"
+	})
+}
+
 func TestDrain_ResetsWhatWaits(t *testing.T) {
 	w := newWorld(t, nil, testnet.Serve(t, "tcp4", testnet.Echo).String())
 	w.mode(spec.ModePause)
