@@ -68,9 +68,17 @@ func (s *session) startUp() error {
 		return fmt.Errorf("no PostgreSQL answer: %q", s.said(string(body)))
 	}
 	if e.Code == cannotConnectNow || e.Code == adminShutdown {
-		return errors.New(s.said(e.Message))
+		return s.pgError(e.Code, e.Message)
 	}
 	return nil
+}
+
+// pgError is what the server said, or its code when it has no words for it.
+func (s *session) pgError(code, message string) error {
+	if text := s.said(message); text != "" {
+		return errors.New(text)
+	}
+	return fmt.Errorf("PostgreSQL error %q", s.said(code))
 }
 
 // Codes of https://www.postgresql.org/docs/current/errcodes-appendix.html
@@ -209,7 +217,7 @@ func (g *roundsGuard) Read(p []byte) (int, error) {
 func (s *session) loginError(err error) error {
 	var said *pgconn.PgError
 	if errors.As(err, &said) {
-		return errors.New(s.said(said.Message))
+		return s.pgError(said.Code, said.Message)
 	}
 	var network net.Error
 	if errors.As(err, &network) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
@@ -263,7 +271,7 @@ func (s *session) inRecovery(f *pgproto3.Frontend) (recovering bool, err error) 
 			value := string(m.Values[0])
 			recovering, answered = value == "t", value == "t" || value == "f"
 		case *pgproto3.ErrorResponse:
-			return false, errors.New(s.said(m.Message))
+			return false, s.pgError(m.Code, m.Message)
 		case *pgproto3.ReadyForQuery:
 			if !answered {
 				return false, errNoRole
