@@ -228,6 +228,9 @@ func (r *relay) finish() *Result {
 		r.deliver()
 	}
 	s := r.first.Load()
+	if errors.Is(r.f.cutBy(), io.EOF) {
+		r.part() // that cut may have ended the wait before it came to this
+	}
 	if until := r.parting.Load(); until != nil && s == nil {
 		r.closeParted(*until)
 		return &Result{Cause: CauseCut, Err: r.f.cutBy()}
