@@ -26,7 +26,6 @@ needs() {
 		nginx|nginx|a proxy that the benchmarks compare with, and a web server whose health is checked
 		/usr/lib/postgresql/*/bin/initdb|postgresql|PostgreSQL primaries and standbys whose health is checked
 		mariadbd|mariadb-server-core|a MySQL server whose health is checked
-		rabbitmq-server|rabbitmq-server|an AMQP server whose health is checked
 		/usr/lib/nginx/modules/ngx_stream_module.so|libnginx-mod-stream|nginx as a proxy of streams
 		strace|strace|proof that bulk data is spliced, and counts of system calls
 		gcc|gcc|the race detector and runc
