@@ -286,6 +286,33 @@ func TestCheck_StandsInForProbes(t *testing.T) {
 	})
 }
 
+// A former primary can be reached all the time: what is waited for is that it
+// becomes one again.
+func TestCheck_IsUrgentThoughTheEndpointCanBeReached(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.set(one, tcp(1))
+		long := redisCheck()
+		long.Interval, long.Rise, long.Fall = time.Hour, 1, 1
+		v := checked(long, one)
+		w.answers(tcp(1), errRefused)
+		w.pool.Report(tcp(1), nil)
+		w.pool.Watch("link", *v, Idle)
+		w.until(8 * time.Second)
+		w.wantHealth(v, tcp(1), Failing, spec.HealthUnhealthy, true)
+		w.wantChecks(tcp(1), 0)
+		w.pool.Watch("link", *v, Down)
+		w.until(9500 * time.Millisecond)
+		w.wantChecks(tcp(1), 8000, 9000)
+		w.pool.Watch("link", *v, Urgent)
+		w.until(9750 * time.Millisecond)
+		w.wantChecks(tcp(1), 9500, 9600, 9700)
+		w.answers(tcp(1), nil)
+		w.until(11 * time.Second)
+		w.wantChecks(tcp(1), 9800)
+		w.wantHealth(v, tcp(1), Serving, spec.HealthOK, false)
+	})
+}
+
 func TestCheck_OurOwnShortageIsNobodysFailure(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.set(one, tcp(1))

@@ -195,7 +195,7 @@ func (p *Pool) dueAt(t *task) time.Duration {
 		at = e.until
 	}
 	if e.Protocol != spec.UDP && (t.asked != nil) == e.isAsked() {
-		at = sooner(at, p.recovery(e))
+		at = sooner(at, p.recovery(e, t.asked))
 	}
 	return at
 }
@@ -221,10 +221,12 @@ func (e *Live) isAsked() bool {
 	return len(e.asked) > 0
 }
 
-// recovery returns when e is to be tried, be it to see it return.
-func (p *Pool) recovery(e *Live) time.Duration {
+// recovery returns when e is to be tried, with that check if there is one, be it
+// to see it return. A former primary can be reached all the time: what is waited
+// for then is its check.
+func (p *Pool) recovery(e *Live, a *asked) time.Duration {
 	urgent, down, check := e.attention()
-	waits := e.state != Serving && !e.timed()
+	waits := (e.state != Serving || a != nil && a.verdict == unhealthy) && !e.timed()
 	last := max(e.began, time.Duration(e.served.Load()))
 	switch {
 	case e.doubted:
