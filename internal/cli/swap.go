@@ -74,6 +74,9 @@ func (s *swapCommand) checkArgs(c *cobra.Command, args []string) error {
 	if s.force && c.Flags().Changed("timeout") {
 		return usagef("leave out one of them", "--force does not ask, so --timeout has no meaning")
 	}
+	if s.timeout == 0 && c.Flags().Changed("timeout") {
+		return usagef("--force does not ask", "--timeout 0 is no time to show that it serves")
+	}
 	if n := len(args); n > 0 && c.Flags().Changed("drain") {
 		if _, err := time.ParseDuration(args[n-1]); err == nil {
 			return usagef("write --drain="+args[n-1], "%q is not a target", args[n-1])
