@@ -141,7 +141,9 @@ func Addressed(where, text string) string {
 // unreachable says in the user's words why there was no answer.
 func (c *Client) unreachable(err error) error {
 	switch {
-	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+	case errors.Is(err, context.Canceled):
+		return fmt.Errorf("stopped waiting for legate's answer: %w", context.Canceled) // without the address that HTTP knows
+	case errors.Is(err, context.DeadlineExceeded):
 		return err
 	case errors.Is(err, os.ErrPermission):
 		return errDenied(c.Address)
