@@ -107,6 +107,22 @@ func TestHTTP_Answers(t *testing.T) {
 	wants(t, get("/", "200"), spec.Endpoint{Protocol: spec.TCP, Addr: endless.Addr}, "")
 }
 
+// Whoever closes before the end of a body resets the connection, which servers
+// log as an error.
+func TestHTTP_TakesTheBodyAlong(t *testing.T) {
+	ended := make(chan error, 1)
+	s := testnet.Serve(t, "tcp4", func(c net.Conn) {
+		_, _ = c.Write([]byte("HTTP/1.1 200 OK\r\n\r\n" + strings.Repeat("x", 8192)))
+		_ = c.(*net.TCPConn).CloseWrite()
+		_, err := io.ReadAll(c)
+		ended <- err
+	})
+	wants(t, get("/", "200"), spec.Endpoint{Protocol: spec.TCP, Addr: s.Addr}, "")
+	if err := <-ended; err != nil {
+		t.Errorf("the server sees %v", err)
+	}
+}
+
 func TestHTTP_AsksWhatIsSaid(t *testing.T) {
 	asked := make(chan string, 1)
 	s := testnet.Serve(t, "tcp4", func(c net.Conn) {
