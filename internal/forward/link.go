@@ -145,6 +145,7 @@ func (l *link) set(s spec.Link) {
 	l.spec, l.view, l.list = s, viewOf(s), nil
 	l.shut = l.shut && s.Mode == spec.ModeDrain
 	l.senders = sendersOf(&s.Options)
+	l.attention = l.needs()
 	l.fw.cfg.Pool.Watch(l, l.view, l.attention)
 	if s.Options.CallerConnections > 0 && was.Options.CallerConnections == 0 {
 		l.countCallers()
@@ -278,18 +279,7 @@ func (l *link) goDown(since time.Time) {
 // attend asks the pool for the attention that the link needs now, and makes
 // the listener follow the link's state when the link is to refuse while down.
 func (l *link) attend() {
-	a := endpoints.Idle
-	refuse := l.spec.Options.WhenDown == spec.WhenDownRefuse && l.listen.Protocol != spec.UDP
-	switch {
-	case refuse:
-		a = endpoints.Check
-	case l.downSince.IsZero():
-	case len(l.queue.waiting) > 0 && l.spec.Mode == spec.ModeServe:
-		a = endpoints.Urgent
-	default:
-		a = endpoints.Down
-	}
-	if a != l.attention {
+	if a := l.needs(); a != l.attention {
 		l.attention = a
 		l.fw.cfg.Pool.Watch(l, l.view, a)
 	}
@@ -299,8 +289,25 @@ func (l *link) attend() {
 	case spec.ModePause: // clients wait; UDP's have nowhere to
 		l.refuse(l.listen.Protocol == spec.UDP)
 	default:
-		l.refuse(refuse && !l.downSince.IsZero())
+		l.refuse(l.refusesWhenDown() && !l.downSince.IsZero())
 	}
+}
+
+// needs is how much attention of the pool the link needs now.
+func (l *link) needs() endpoints.Attention {
+	switch {
+	case l.refusesWhenDown():
+		return endpoints.Check
+	case l.downSince.IsZero():
+		return endpoints.Idle
+	case len(l.queue.waiting) > 0 && l.spec.Mode == spec.ModeServe:
+		return endpoints.Urgent
+	}
+	return endpoints.Down
+}
+
+func (l *link) refusesWhenDown() bool {
+	return l.spec.Options.WhenDown == spec.WhenDownRefuse && l.listen.Protocol != spec.UDP
 }
 
 // refuse suspends or resumes the listeners, off the caller's goroutine: it may
