@@ -1,6 +1,7 @@
 package endpoints
 
 import (
+	"errors"
 	"slices"
 	"time"
 
@@ -128,6 +129,11 @@ func (p *Pool) weigh(a *asked, err error) {
 	if err != nil {
 		a.err = err
 		found, enough = unhealthy, a.check.Fall
+		// What a server says of itself is no accident. To wait for more of it
+		// would leave a former primary in use beside the one that is so now.
+		if _, is := errors.AsType[*spec.RoleError](err); is {
+			enough = 1
+		}
 	}
 	if found == a.verdict {
 		a.row = 0

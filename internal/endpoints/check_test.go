@@ -286,6 +286,21 @@ func TestCheck_StandsInForProbes(t *testing.T) {
 	})
 }
 
+// Its word is taken at once: beside the new primary, every second write would
+// fail.
+func TestCheck_ServerThatSaysItHasAnotherRoleIsBelieved(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.set(one, tcp(1))
+		v := checked(redisCheck(), one)
+		w.pool.Watch("link", *v, Idle)
+		w.until(500 * time.Millisecond)
+		w.wantHealth(v, tcp(1), Serving, spec.HealthOK, false)
+		w.answers(tcp(1), fmt.Errorf("check redis: %w", &spec.RoleError{Is: "slave", Want: "master"}))
+		w.until(2500 * time.Millisecond)
+		w.wantHealth(v, tcp(1), Failing, spec.HealthUnhealthy, true)
+	})
+}
+
 // A former primary can be reached all the time: what is waited for is that it
 // becomes one again.
 func TestCheck_IsUrgentThoughTheEndpointCanBeReached(t *testing.T) {
