@@ -68,7 +68,7 @@ func TestPostgres_Roles(t *testing.T) {
 // more: the first is unhealthy in any case, the second only when we are to log
 // in, as others are served.
 func TestPostgres_StartingUpAndFull(t *testing.T) {
-	primary := testnet.StartPostgres(t, testnet.PostgresConfig{Args: []string{"-c", "max_connections=3", "-c", "superuser_reserved_connections=0", "-c", "max_wal_senders=0"}})
+	primary := testnet.StartPostgres(t, testnet.PostgresConfig{Args: []string{"-c", "log_connections=on", "-c", "max_connections=3", "-c", "superuser_reserved_connections=0", "-c", "max_wal_senders=0"}})
 	primary.AddUser(t, "scram", "s3cret", "scram-sha-256")
 	var held []*exec.Cmd
 	for range 3 {
@@ -93,13 +93,17 @@ func TestPostgres_StartingUpAndFull(t *testing.T) {
 	}
 }
 
-// hold occupies a connection until the test ends.
+// hold occupies a connection, and returns when it has it: a check in between
+// could take the last place.
 func hold(t *testing.T, p *testnet.Postgres) *exec.Cmd {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), "psql", "-h", filepath.Dir(p.Path), "-p", strconv.Itoa(int(p.Addr.Port())), "-U", "postgres", "-c", "select pg_sleep(60)")
+	const authorized = "connection authorized"
+	before := strings.Count(p.Log(), authorized)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	testnet.Await(t, "a connection of psql", func() bool { return strings.Count(p.Log(), authorized) > before })
 	return cmd
 }
 
