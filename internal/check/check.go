@@ -116,7 +116,7 @@ func (s *session) ask() error {
 // receiver then takes the addresses of the connection itself.
 // https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt, sections 2.1 and 2.2
 func (s *session) announce() error {
-	header := ""
+	var header string
 	switch s.check.SendProxy {
 	case spec.ProxyV1:
 		header = "PROXY UNKNOWN\r\n"
