@@ -156,7 +156,7 @@ func portLinks(known map[string]docker.Linked, parse spec.ParseConfig) (links []
 		}
 		links = append(links, l...)
 	}
-	return links, warnings
+	return links, append(warnings, spec.WarnUnused(links, parse.Options)...)
 }
 
 func conflict(p docker.Port, first, second, alias string) string {

@@ -281,5 +281,5 @@ func (o *hostsOrigin) warnings() []string {
 			list = append(list, fmt.Sprintf("the linked container %s serves no TCP port yet; it is probed again (or give a link: PORT=%s:PORT)", s.name, s.alias))
 		}
 	}
-	return list
+	return append(list, spec.WarnUnused(o.links, o.parse.Options)...)
 }

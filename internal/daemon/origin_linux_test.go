@@ -355,7 +355,7 @@ func TestPortLinks(t *testing.T) {
 		"later": {Name: "later", Aliases: []string{"later"}},
 	}
 	parse := spec.ParseConfig{Options: spec.DefaultOptions(), Bind: "127.0.0.1", Origin: spec.OriginDocker}
-	parse.Options.Hold = time.Minute
+	parse.Options.Hold, parse.Options.Check.Role = time.Minute, spec.RolePrimary
 	links, warnings := portLinks(known, parse)
 	var got []string
 	for _, l := range links {
@@ -368,8 +368,9 @@ func TestPortLinks(t *testing.T) {
 	if want := []string{"53=web2:53", "53/udp=cache:53/udp", "443=web:443", "6379=cache:6379"}; !slices.Equal(got, want) {
 		t.Errorf("links %v, want %v", got, want)
 	}
-	if len(warnings) != 2 || !strings.Contains(warnings[0], "plain exposes no port") ||
-		!strings.Contains(warnings[1], "port 80 of the linked container web2 is also one of web1") {
+	if len(warnings) != 3 || !strings.Contains(warnings[0], "plain exposes no port") ||
+		!strings.Contains(warnings[1], "port 80 of the linked container web2 is also one of web1") ||
+		!strings.Contains(warnings[2], "option check-role: no link has a check") {
 		t.Errorf("warnings %v", warnings)
 	}
 }

@@ -57,7 +57,7 @@ func EnvLinks(environ []string, o ParseConfig) (links []Link, warnings []string,
 	if len(links) == 0 {
 		err = nothingLeft(failed)
 	}
-	return links, append(warnings, warnUnused(links, o.Options)...), err
+	return links, append(warnings, WarnUnused(links, o.Options)...), err
 }
 
 // LinkVariables names the variables that EnvLinks would make links of.

@@ -95,7 +95,7 @@ func LinkList(text string, o ParseConfig) (links []Link, warnings []string, err 
 			err = Errorf("write LEGATE_LINKS=6379=redis:6379", "LEGATE_LINKS names no link")
 		}
 	}
-	return links, append(warnings, warnUnused(links, o.Options)...), err
+	return links, append(warnings, WarnUnused(links, o.Options)...), err
 }
 
 // ParseLink reads one LINK: [LISTEN=]TARGET[,TARGET...][;option=value...]. A

@@ -96,9 +96,11 @@ func checkUnused(links []Link, o Options) error {
 	return nil
 }
 
-// warnUnused is checkUnused for the environment, where what is wrong with one
-// variable does not keep links from being opened.
-func warnUnused(links []Link, o Options) []string {
+// WarnUnused names the first of the options of checks that none of the links
+// has a use for, though it was given for all of them: in the environment what is
+// wrong with one variable does not keep links from being opened. Without links
+// there is nothing to say yet.
+func WarnUnused(links []Link, o Options) []string {
 	if err := checkUnused(links, o); err != nil && len(links) > 0 {
 		return []string{explain(err)}
 	}
