@@ -203,6 +203,7 @@ func TestHostsOrigin_ProbesAndFollows(t *testing.T) {
 	}
 	testnet.CheckLeaks(t)
 	c := nowhere(t)
+	c.Parse.Options.Check.Role = spec.RolePrimary
 	hostsFile(t, &c, redisLine, "172.17.0.2\tstore aad41cda9ecb redis", webLine, ownLine)
 	listen(t, "172.17.0.9:1234") // our own: never to be forwarded to ourselves
 	listen(t, "172.17.0.2:6379")
@@ -212,6 +213,9 @@ func TestHostsOrigin_ProbesAndFollows(t *testing.T) {
 		t.Errorf("link %+v does not follow the alias", l)
 	}
 	testnet.Eventually(t, testnet.Patience, func() bool { return w.warned("web serves no TCP port yet") })
+	if !w.warned("option check-role: no link has a check") {
+		t.Errorf("a role that nobody is asked for is passed over: %v", w.warnings)
+	}
 
 	// The second server comes up later, with two ports; one is taken.
 	listen(t, "172.17.0.3:80")
