@@ -258,9 +258,13 @@ func TestUDP_SessionsFollowTheirLink(t *testing.T) {
 	w.link.Listen.Protocol = spec.UDP
 	w.point(udpServer(t, "blue"))
 	c := udpClient(t, w.addr)
+	if got := w.status().Endpoints[0].Health; got != spec.HealthUnknown {
+		t.Errorf("before the first session it is %s", got)
+	}
 	if got := askUDP(t, c); got != "blue" {
 		t.Fatalf("got %q", got)
 	}
+	w.eventually(func(s spec.LinkStatus) bool { return s.Endpoints[0].Health == spec.HealthOK }) // it has answered
 	w.point(udpServer(t, "green"))
 	testnet.Eventually(t, soon, func() bool { return askUDP(t, c) == "green" })
 	s := w.status()

@@ -307,6 +307,9 @@ func (l *link) endpointStatus(c *endpoints.Candidate) spec.EndpointStatus {
 	}
 	bytes := sum(es.ended, es.live)
 	s.Current, s.Total, s.BytesIn, s.BytesOut = es.current, es.total, bytes.In, bytes.Out
+	if c.Protocol == spec.UDP && s.Health == spec.HealthUnknown && bytes.Out > 0 {
+		s.Health = spec.HealthOK // a connect says nothing of it, and no check asks it, but it has answered
+	}
 	return s
 }
 
