@@ -85,6 +85,7 @@ func (s *session) pgError(code, message string) error {
 const (
 	cannotConnectNow = "57P03"
 	adminShutdown    = "57P01"
+	noSuchDatabase   = "3D000"
 )
 
 // messageLimit is the longest message that a server may send in a check.
@@ -217,7 +218,10 @@ func (g *roundsGuard) Read(p []byte) (int, error) {
 func (s *session) loginError(err error) error {
 	var said *pgconn.PgError
 	if errors.As(err, &said) {
-		return s.pgError(said.Code, said.Message)
+		if err := s.pgError(said.Code, said.Message); said.Code != noSuchDatabase {
+			return err
+		}
+		return fmt.Errorf("%s (set check-database)", s.said(said.Message))
 	}
 	var network net.Error
 	if errors.As(err, &network) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {

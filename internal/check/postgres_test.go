@@ -48,7 +48,7 @@ func TestPostgres_Roles(t *testing.T) {
 	wants(t, own, p, "")
 	none := as("scram", "s3cret", "")
 	none.Database = "none"
-	wants(t, none, p, `database "none" does not exist`)
+	wants(t, none, p, `database "none" does not exist (set check-database)`)
 
 	standby.Promote(t) // before the primary is gone, which it would look for during 5 s
 	wants(t, as("scram", "s3cret", spec.RolePrimary), s, "")
