@@ -135,7 +135,7 @@ func TestConnection_IsNotTakenForTheNextOne(t *testing.T) {
 	if p.Data.(*flow) != f {
 		t.Fatal("the memory was not used again")
 	}
-	if l.cut(t.Context(), old) || !l.awaitStray(t.Context(), old) {
+	if l.cutStrays([]ticket{old}) != 0 || !l.awaitStray(t.Context(), old) {
 		t.Error("the ended connection is taken for the new one")
 	}
 	if !f.ticket().isLive() {

@@ -40,20 +40,19 @@ func (l *link) awaitStray(ctx context.Context, t ticket) bool {
 	})
 }
 
-// cut ends a flow, unless it has ended by itself.
-func (l *link) cut(ctx context.Context, t ticket) (wasLive bool) {
+// cutStrays ends those flows that have neither ended by themselves nor gone
+// elsewhere, all at once: none is to use the former endpoint while another's
+// end is waited for.
+func (l *link) cutStrays(tickets []ticket) (cut int) {
 	l.mu.Lock()
-	if wasLive = t.isLive(); wasLive {
-		t.f.pump.Cut(ErrCut)
-	}
-	l.mu.Unlock()
-	l.await(ctx, func() bool {
-		if t.isLive() {
-			t.f.watched = true
+	defer l.mu.Unlock()
+	for _, t := range tickets {
+		if t.isLive() && l.isStray(t.f) {
+			t.f.pump.Cut(ErrCut)
+			cut++
 		}
-		return !t.isLive()
-	})
-	return wasLive
+	}
+	return cut
 }
 
 // AwaitNone waits until no live connection is left on the links of that name,

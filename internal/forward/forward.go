@@ -240,16 +240,21 @@ func (fw *Forwarder) EndFormer(ctx context.Context, name string, within time.Dur
 	limit, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	l := links[i]
+	var left []ticket
 	for _, t := range l.strays() {
-		switch {
-		case l.awaitStray(limit, t):
+		if l.awaitStray(limit, t) {
 			n.Ended++
-		case ctx.Err() != nil:
-		case l.cut(ctx, t):
-			n.Cut++
-		default:
-			n.Ended++ // at this very moment
+			continue
 		}
+		left = append(left, t)
+	}
+	if ctx.Err() != nil {
+		return n, ctx.Err()
+	}
+	n.Cut = l.cutStrays(left)
+	n.Ended += len(left) - n.Cut // at this very moment
+	for _, t := range left {
+		l.awaitStray(ctx, t)
 	}
 	return n, ctx.Err()
 }
