@@ -27,6 +27,7 @@ type flow struct {
 	since      time.Duration   // the accept, or when it was connected; as Forwarder.now
 	began      time.Duration   // the pass
 	waited     time.Duration   // the wait if it is held
+	before     pump.Counters   // what a UDP session carried at the endpoints that it was at before
 	entered    bool            // it is known who the caller is
 	counted    bool            // among its caller's connections
 	queued     bool
@@ -178,7 +179,7 @@ func (l *link) Connected(p *pump.Flow, leg int) {
 	now := l.fw.now()
 	ps.connected(leg, now)
 	if l.listen.Protocol == spec.UDP {
-		l.connectedUDP(f, c)
+		l.connectedUDP(p, f, c)
 		return
 	}
 	for i := range ps.legs {
@@ -231,7 +232,7 @@ func (l *link) Done(p *pump.Flow, r pump.Result) {
 	if on != nil {
 		on.heard(r, quick, l.sendsProxy())
 	}
-	l.stats.ends(on, r.Counters)
+	l.stats.ends(f, r.Counters)
 	l.settleRelease(f)
 	l.tell(f)
 	l.dropPass(f)

@@ -271,6 +271,11 @@ func TestUDP_SessionsFollowTheirLink(t *testing.T) {
 	if s.Counters.Total != 1 || s.Counters.MovedUDP != 1 || s.Endpoints[0].Current != 1 {
 		t.Errorf("one session moved, but status is %+v", s)
 	}
+	const answer = uint64(len("green"))
+	w.eventually(func(s spec.LinkStatus) bool {
+		e := &s.Endpoints[0]
+		return e.BytesOut >= answer && e.BytesOut%answer == 0 // none of what the other one said
+	})
 }
 
 func TestUDP_WithoutEndpointIsDroppedAndCounted(t *testing.T) {

@@ -114,17 +114,20 @@ func (s *stats) closedEarly(on *endpointStats) {
 	on.failed["closed"]++
 }
 
-// ends takes in the final counters of a flow; on is nil where it had no
-// endpoint.
-func (s *stats) ends(on *endpointStats, c pump.Counters) {
+// ends takes in the final counters of a flow.
+func (s *stats) ends(f *flow, c pump.Counters) {
 	s.ended = sum(s.ended, c)
-	if on != nil {
-		on.current--
-		on.ended = sum(on.ended, c)
+	if f.on != nil {
+		f.on.current--
+		f.on.ended = sum(f.on.ended, less(c, f.before))
 	}
 }
 
 func sum(a, b pump.Counters) pump.Counters { return pump.Counters{In: a.In + b.In, Out: a.Out + b.Out} }
+
+func less(a, b pump.Counters) pump.Counters {
+	return pump.Counters{In: a.In - b.In, Out: a.Out - b.Out}
+}
 
 // Snapshot reports every applied link, in the order of Apply.
 func (fw *Forwarder) Snapshot() []spec.LinkStatus {
@@ -241,7 +244,7 @@ func (l *link) counters() spec.LinkCounters {
 		c := f.pump.Counters()
 		total = sum(total, c)
 		if f.on != nil {
-			f.on.live = sum(f.on.live, c)
+			f.on.live = sum(f.on.live, less(c, f.before))
 		}
 	}
 	failed := make(map[string]int64, len(l.stats.failed))

@@ -103,7 +103,7 @@ func (l *link) passTo(f *flow, c *endpoints.Candidate) {
 	f.generation = l.generation
 }
 
-func (l *link) connectedUDP(f *flow, c *endpoints.Candidate) {
+func (l *link) connectedUDP(p *pump.Flow, f *flow, c *endpoints.Candidate) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.dropPass(f)
@@ -116,6 +116,9 @@ func (l *link) connectedUDP(f *flow, c *endpoints.Candidate) {
 		}
 		l.stats.moved++
 		f.on.current--
+		carried := p.Counters()
+		f.on.ended = sum(f.on.ended, less(carried, f.before))
+		f.before = carried
 	}
 	f.on, f.live, f.since = l.stats.connected(c), c.Live, l.fw.now()
 }
