@@ -18,7 +18,7 @@ func handler(t testing.TB, targets ...string) *link {
 	t.Helper()
 	var fw *Forwarder
 	pool := endpoints.New(endpoints.Config{
-		Dial:    func(ctx context.Context, e spec.Endpoint, d time.Duration) error { return fw.Dial(ctx, e, d) },
+		Dial:    func(context.Context, spec.Endpoint, time.Duration) error { return syscall.ECONNREFUSED },
 		Changed: func(target spec.Target) { fw.Changed(target) },
 	})
 	t.Cleanup(pool.Close)
