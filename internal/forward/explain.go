@@ -55,9 +55,13 @@ func (l *link) explain(c spec.Caller) spec.Explanation {
 	for _, candidate := range order {
 		x.Endpoints = append(x.Endpoints, l.endpointStatus(candidate))
 	}
+	tried := map[*endpoints.Candidate]bool{}
+	for _, candidate := range order {
+		tried[candidate] = true
+	}
 	list := l.candidates().All
 	for i := range list {
-		if !slices.Contains(order, &list[i]) {
+		if !tried[&list[i]] {
 			x.Endpoints = append(x.Endpoints, l.endpointStatus(&list[i]))
 		}
 	}
