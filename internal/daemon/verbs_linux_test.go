@@ -43,22 +43,30 @@ func TestSwap_LeavesTheLinkWhereItWentWhenNobodyServes(t *testing.T) {
 	}
 }
 
-// Asking takes its time; nothing else may wait for it.
-func TestSwap_HoldsUpNothingWhileItAsks(t *testing.T) {
-	testnet.CheckLeaks(t)
-	blue, green := testnet.Serve(t, "tcp4", say("blue")), testnet.Serve(t, "tcp4", say("green"))
-	late, a, b := testnet.SocketPath(t), socket(t), socket(t)
-	d := start(t, Config{Links: parseLinks(t, a+"="+blue.String()+";name=db", b+"="+blue.String()+";name=web")})
-	asked := make(chan error, 1)
+// swapToOneWhoIsLate returns while the swap of db to a socket that nobody serves
+// yet asks; how it ends is sent.
+func swapToOneWhoIsLate(t *testing.T, d *running, path string) <-chan error {
+	t.Helper()
+	ended := make(chan error, 1)
 	go func() {
-		_, err := d.Swap(t.Context(), control.SwapRequest{Link: "db", Target: "unix:" + late, Timeout: control.Duration(time.Hour)})
-		asked <- err
+		_, err := d.Swap(t.Context(), control.SwapRequest{Link: "db", Target: "unix:" + path, Timeout: control.Duration(time.Hour)})
+		ended <- err
 	}()
 	testnet.Eventually(t, testnet.Patience, func() bool {
 		d.applying.Lock()
 		defer d.applying.Unlock()
 		return len(d.trials) == 1
 	})
+	return ended
+}
+
+// Asking takes its time; nothing else may wait for it.
+func TestSwap_HoldsUpNothingWhileItAsks(t *testing.T) {
+	testnet.CheckLeaks(t)
+	blue, green := testnet.Serve(t, "tcp4", say("blue")), testnet.Serve(t, "tcp4", say("green"))
+	late, a, b := testnet.SocketPath(t), socket(t), socket(t)
+	d := start(t, Config{Links: parseLinks(t, a+"="+blue.String()+";name=db", b+"="+blue.String()+";name=web")})
+	asked := swapToOneWhoIsLate(t, d, late)
 	swap(t, d, control.SwapRequest{Link: "web", Target: green.String()})
 	wantFrom(t, b, "green")
 	wantFrom(t, a, "blue")
@@ -81,16 +89,7 @@ func TestSwap_GivesWayToOneThatCameMeanwhile(t *testing.T) {
 	blue, green := testnet.Serve(t, "tcp4", say("blue")), testnet.Serve(t, "tcp4", say("green"))
 	late, a := testnet.SocketPath(t), socket(t)
 	d := start(t, Config{Links: parseLinks(t, a+"="+blue.String()+";name=db")})
-	asked := make(chan error, 1)
-	go func() {
-		_, err := d.Swap(t.Context(), control.SwapRequest{Link: "db", Target: "unix:" + late, Timeout: control.Duration(time.Hour)})
-		asked <- err
-	}()
-	testnet.Eventually(t, testnet.Patience, func() bool {
-		d.applying.Lock()
-		defer d.applying.Unlock()
-		return len(d.trials) == 1
-	})
+	asked := swapToOneWhoIsLate(t, d, late)
 	swap(t, d, control.SwapRequest{Link: "db", Target: green.String()})
 	l, err := net.Listen("unix", late)
 	if err != nil {

@@ -14,10 +14,10 @@ const (
 	// that sessions pay for trying too soon.
 	firstBackoffUDP = 5 * time.Second
 	maxBackoff      = 30 * time.Second
-	// earlyCloses in a row eject an endpoint: fewer happen to servers that
-	// restart.
-	earlyCloses = 3
 )
+
+// EarlyCloses in a row eject an endpoint: fewer happen to servers that restart.
+const EarlyCloses = 3
 
 // Served is Report of a success at the given time, for every connection: of an
 // endpoint that is known to serve it costs next to nothing.
@@ -70,8 +70,8 @@ func (p *Pool) ClosedEarly(e spec.Endpoint, err error) {
 		p.suspect(e)
 		e.lastErr = fmt.Errorf("closed early: %w", err)
 		e.against.Store(true)
-		e.early = min(e.early+1, earlyCloses)
-		if e.ejection == notEjected && (e.probation || e.early == earlyCloses) {
+		e.early = min(e.early+1, EarlyCloses)
+		if e.ejection == notEjected && (e.probation || e.early == EarlyCloses) {
 			e.early = 0
 			p.eject(e, closing)
 			p.cfg.Log.Info("endpoint closes early", "endpoint", e.Endpoint, "error", err)

@@ -231,12 +231,10 @@ func (l *link) notes() (notes []string) {
 // connection would, the PROXY header included, until one takes it, and closes
 // that. It waits for nothing but connects, and changes no turn.
 func (fw *Forwarder) Try(ctx context.Context, name string, c spec.Caller) ([]spec.AttemptStatus, error) {
-	links := fw.serving()
-	i := slices.IndexFunc(links, func(l *link) bool { return l.linkSpec().Name == name })
-	if i < 0 {
+	l := fw.named(name)
+	if l == nil {
 		return nil, fmt.Errorf("try: no link %q is served", name)
 	}
-	l := links[i]
 	l.mu.Lock()
 	order, _ := l.orderFor(c)
 	timeout, v := l.spec.Options.ConnectTimeout, l.sendsProxy()

@@ -222,6 +222,16 @@ func (fw *Forwarder) serving() []*link {
 	return fw.links
 }
 
+// named returns the link that is served under a name; nil for none.
+func (fw *Forwarder) named(name string) *link {
+	links := fw.serving()
+	i := slices.IndexFunc(links, func(l *link) bool { return l.linkSpec().Name == name })
+	if i < 0 {
+		return nil
+	}
+	return links[i]
+}
+
 // Ended counts the connections that EndFormer was for.
 type Ended struct {
 	Ended int // by themselves
@@ -232,14 +242,12 @@ type Ended struct {
 // endpoints: it waits for them, and after within cuts those that are left. It
 // returns when they are gone, or with ctx's error when ctx ends first.
 func (fw *Forwarder) EndFormer(ctx context.Context, name string, within time.Duration) (n Ended, err error) {
-	links := fw.serving()
-	i := slices.IndexFunc(links, func(l *link) bool { return l.linkSpec().Name == name })
-	if i < 0 {
+	l := fw.named(name)
+	if l == nil {
 		return n, fmt.Errorf("end connections: no link %q is served", name)
 	}
 	limit, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
-	l := links[i]
 	var left []ticket
 	for _, t := range l.strays() {
 		if l.awaitStray(limit, t) {

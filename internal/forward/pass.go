@@ -307,7 +307,7 @@ func (l *link) vouch(on *endpointStats) {
 	if on.early++; on.early == 1 {
 		on.earlySince = now
 	}
-	if on.early < earlyCloses {
+	if on.early < endpoints.EarlyCloses {
 		return
 	}
 	on.early = 0
@@ -318,9 +318,6 @@ func (l *link) vouch(on *endpointStats) {
 		l.fw.cfg.Pool.Answered(l.flows.live[i].live)
 	}
 }
-
-// earlyCloses in a row, as far as one link knows, are worth a look.
-const earlyCloses = 3
 
 // passFailed decides when every candidate had its turn.
 func (l *link) passFailed(f *flow, now time.Duration) pump.Step {

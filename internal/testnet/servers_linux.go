@@ -30,25 +30,28 @@ type Process struct {
 	kill  syscall.Signal // ends it at once and takes its children along
 	cmd   *exec.Cmd
 	ended chan struct{} // closed when cmd is waited for
-	log   output
+	log   Transcript
 }
 
-// output is what a process said so far.
-type output struct {
+// Transcript is what a process said so far. It may be read while it is written;
+// the zero value is empty.
+type Transcript struct {
 	mu  sync.Mutex
-	buf bytes.Buffer
+	buf bytes.Buffer // guarded by mu
 }
 
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.buf.Write(p)
+// Write adds to it.
+func (t *Transcript) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.buf.Write(p)
 }
 
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.buf.String()
+// String is all of it.
+func (t *Transcript) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.buf.String()
 }
 
 // ProcessConfig is a server to start.

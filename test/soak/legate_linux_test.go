@@ -1,7 +1,6 @@
 package soak
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -10,7 +9,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -52,32 +50,14 @@ type legate struct {
 	cmd     *exec.Cmd
 	control string // path of its socket
 	client  *control.Client
-	said    *transcript
+	said    *testnet.Transcript
 	ended   chan error
-}
-
-// transcript is what a process prints.
-type transcript struct {
-	mu   sync.Mutex
-	text bytes.Buffer // guarded by mu
-}
-
-func (s *transcript) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.text.Write(p)
-}
-
-func (s *transcript) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.text.String()
 }
 
 // start returns when the links are open.
 func (s setup) start(t *testing.T) *legate {
 	t.Helper()
-	l := &legate{setup: s, t: t, control: testnet.SocketPath(t), said: &transcript{}, ended: make(chan error, 1)}
+	l := &legate{setup: s, t: t, control: testnet.SocketPath(t), said: &testnet.Transcript{}, ended: make(chan error, 1)}
 	l.client = control.NewClient(l.control)
 	limited := []string{"-c", `ulimit -n "$1" && shift && exec "$@"`, "sh", strconv.Itoa(s.files), s.binary, "run", "--control", l.control}
 	l.cmd = exec.Command("sh", append(limited, s.links...)...)

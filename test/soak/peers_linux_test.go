@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"legate/internal/testnet"
 )
 
 // A role is what a process of this program does: it reads orders, a word each, and prints reports, a
@@ -63,7 +65,7 @@ type peer struct {
 	cmd    *exec.Cmd
 	orders io.WriteCloser
 	out    *json.Decoder
-	said   *transcript
+	said   *testnet.Transcript
 }
 
 func startPeer(t *testing.T, name string, config any) *peer {
@@ -72,7 +74,7 @@ func startPeer(t *testing.T, name string, config any) *peer {
 	if err != nil {
 		t.Fatalf("start %s: %v", name, err)
 	}
-	p := &peer{t: t, name: name, cmd: exec.Command(os.Args[0], name, string(text)), said: &transcript{}}
+	p := &peer{t: t, name: name, cmd: exec.Command(os.Args[0], name, string(text)), said: &testnet.Transcript{}}
 	p.cmd.Stderr = p.said
 	// A program under the race detector waits for a second at its end.
 	p.cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0")
