@@ -2,32 +2,35 @@ package discover
 
 import (
 	"context"
-	"fmt"
-	"net/netip"
+	"math/rand/v2"
 	"time"
 
 	"legate/internal/spec"
 )
 
 // The pace of all sources. A source is asked again after a failure with
-// doubling pauses between floor and ceiling, and never more often than floor,
+// doubling pauses between Floor and Ceiling, and never more often than Floor,
 // however many connects fail.
 const (
-	floor   = time.Second
-	ceiling = 30 * time.Second
+	Floor   = time.Second
+	Ceiling = 30 * time.Second
 )
 
-// Source says which endpoints the targets of one kind have.
+// Source says which endpoints the questions of one kind have. It is shared:
+// Watch is called for many questions at the same time.
 type Source interface {
 	// Watch calls set with the complete result soon after it was called and
 	// after every change, until ctx ends or it fails; it returns the failure,
-	// and is called again after a pause. It returns nil when nothing will ever
-	// change. Repeating a result is harmless. set blocks until the result was
-	// taken over.
+	// and is called again after a pause. Repeating a result is harmless. set
+	// does not block for long.
+	//
+	// It is not the source's to keep what was known before, to wait between
+	// failures, or to smooth over bursts: that is done once for all of them.
 	Watch(ctx context.Context, q Query, set func(Result)) error
 }
 
-// Query is what a source is asked.
+// Query is what a source is asked. Targets that differ in port or protocol
+// alone ask the same question: Target has neither.
 type Query struct {
 	Target spec.Target
 	// Suspect receives when what was last said is in doubt. A source that
@@ -35,55 +38,67 @@ type Query struct {
 	Suspect <-chan struct{}
 }
 
-// Result is everything that a source knows of one target.
+// Result is everything that a source knows about one question.
 type Result struct {
-	Endpoints []spec.Member // the complete set; ignored when Err is set
-	// Err says why there is no set; nil where Endpoints are right, even if
-	// there are none.
+	Places []Place // the complete set
+	// Err says why there is no set, which Places are then not. It does not
+	// end the watch. Nil where Places are right, even if there are none.
 	Err error
-	// Weak, together with Err: the source says that there are no endpoints,
-	// but sources say that for a moment when nothing changed, too. False: the
-	// source knows nothing.
+	// Weak: that something is missing here which was known before proves
+	// nothing, since the source says so for a moment when nothing changed,
+	// too: a name server that was just restarted, a registry that lost its
+	// data. What is missing stays for a while as a last resort. With Err: the
+	// source says that there is nothing at all, without proof.
 	Weak bool
+	// Dead are the ids of containers that were in former results and run no
+	// more. Their addresses may be somebody else's by now.
+	Dead []string
+	// TTL is for how long the source vouches for it; 0: until it says
+	// something else.
+	TTL time.Duration
+	// Detail is what people want to know beside the endpoints, such as which
+	// records they are from; "": nothing.
+	Detail string
 }
 
-// Wait returns pause after asked, or at a suspicion, but not before floor has
-// passed since asked. It returns when the suspicion came, zero without one, and
-// an error when ctx ends.
-func (q Query) Wait(ctx context.Context, asked time.Time, pause time.Duration) (time.Time, error) {
+// Place is one endpoint as a source names it.
+type Place struct {
+	// Host is an IP address, or a name, which is looked up in turn; "" for a
+	// unix socket.
+	Host      string
+	Port      uint16 // 0: the one that the target has
+	Path      string // of a unix socket; "": none
+	Weight    uint16 // its share beside others of its priority, usually 1 (RFC 2782)
+	Priority  uint16 // lower ones are used first (RFC 2782)
+	On        string // the name of the host that it is on; "": not known
+	Container string // the id of the container behind it; "": not known
+	// Unhealthy is why its source finds it unhealthy; "": it does not.
+	Unhealthy string
+}
+
+// Wait returns pause after asked, or at a suspicion, but not before Floor has
+// passed since asked. It returns an error when ctx ends.
+func (q Query) Wait(ctx context.Context, asked time.Time, pause time.Duration) error {
 	timer := time.NewTimer(time.Until(asked.Add(pause)))
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
-		return time.Time{}, ctx.Err()
+		return ctx.Err()
 	case <-timer.C:
-		return time.Time{}, nil
+		return nil
 	case <-q.Suspect:
 	}
-	doubt := time.Now()
-	timer.Reset(time.Until(asked.Add(floor)))
+	timer.Reset(time.Until(asked.Add(Floor)))
 	select {
 	case <-ctx.Done():
-		return time.Time{}, ctx.Err()
+		return ctx.Err()
 	case <-timer.C:
-		return doubt, nil
+		return nil
 	}
 }
 
-// fixed is the source of targets that are addresses already.
-type fixed struct{}
-
-func (fixed) Watch(_ context.Context, q Query, set func(Result)) error {
-	t := q.Target
-	if t.Protocol == spec.Unix {
-		set(Result{Endpoints: []spec.Member{spec.Endpoint{Protocol: spec.Unix, Path: t.Path}.Plain()}})
-		return nil
-	}
-	addr, err := netip.ParseAddr(t.Host)
-	if err != nil {
-		set(Result{Err: fmt.Errorf("read address: %w", err)})
-		return nil
-	}
-	set(Result{Endpoints: endpoints(t, []netip.Addr{addr})})
-	return nil
+// Jitter shortens a pause by up to a tenth, so that many watches do not ask in
+// step.
+func Jitter(pause time.Duration) time.Duration {
+	return pause - rand.N(pause/10+1)
 }

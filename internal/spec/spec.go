@@ -59,21 +59,46 @@ func joinHostPort(host string, port uint16) string {
 
 // The sources that can say which endpoints a target has.
 const (
-	SourceFixed = "fixed" // an IP address or a unix path, as written
-	SourceDNS   = "dns"   // A and AAAA records of a name
+	SourceFixed    = "fixed"      // an IP address or a unix path, as written
+	SourceDNS      = "dns"        // A and AAAA records of a name
+	SourceSRV      = "srv"        // SRV records of a name (RFC 2782)
+	SourceName     = "srv or dns" // SRV records if there are any, else A and AAAA
+	SourceConsul   = "consul"     // instances of a service
+	SourceConsulKV = "consul-kv"  // values in Consul's key-value store
+	SourceEtcd     = "etcd"       // values in etcd
+	SourceDocker   = "docker"     // containers on this host
+	SourceFile     = "file"       // a list in a file
 )
 
 // Target is what a link was asked to lead to: a fixed address or a name in a
 // source. It is comparable; links with equal targets share one set of
 // endpoints.
 type Target struct {
-	Source   string
-	Protocol Protocol // TCP, UDP or Unix: what the endpoint speaks
-	// Host is an IP address in canonical form (SourceFixed) or a name as
-	// written, without a final dot (SourceDNS).
+	Source string
+	// Protocol is what the endpoints speak: TCP or UDP; Unix: the target is
+	// the path of a socket.
+	Protocol Protocol
+	// Host is an IP address in canonical form (SourceFixed), a name as written
+	// without a final dot (SourceDNS, SourceSRV, SourceName), a service
+	// (SourceConsul), a container, Compose service or label (SourceDocker), or
+	// the server to ask as HOST:PORT, "" for the one that the environment names
+	// (SourceConsulKV, SourceEtcd).
 	Host string
+	// Port of the endpoints, where the source does not tell it.
 	Port uint16
-	Path string // of a unix endpoint; Host and Port are then zero
+	// Path of a unix endpoint, of a key without a slash in front (SourceConsulKV,
+	// SourceEtcd), or of a file.
+	Path       string
+	Tag        string // that instances must have (SourceConsul); "": any
+	Datacenter string // of SourceConsul; "": the one of the server that is asked
+	Project    string // of Compose (SourceDocker); "": the one that this process is of, else any
+}
+
+// Question is the target without what its source need not know: targets of
+// equal questions share the answer.
+func (t Target) Question() Target {
+	t.Protocol, t.Port = "", 0
+	return t
 }
 
 // String gives the target in the form that it is written in.
@@ -192,9 +217,10 @@ type Answer struct {
 	Err error
 	// At is when Endpoints were learned; zero before the first good answer.
 	At time.Time
-	// Weak, together with Err: the source says that there are no endpoints,
-	// without proof, and Endpoints are kept for a while as a last resort only.
-	Weak bool
+	// Dead are containers that had endpoints here and run no more: their
+	// connections end, whatever is wished of endpoints that are removed, since
+	// their addresses may be somebody else's by now.
+	Dead []string
 }
 
 // Caller is who opened a connection.
