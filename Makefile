@@ -23,7 +23,7 @@ build:
 
 test: build
 	@test/setup/packages.sh $(if $(SIM)$(SOAK),ip)
-	@$(if $(SIM)$(SOAK),,test/setup/engine.sh)
+	@$(if $(SIM)$(SOAK),,test/setup/engine.sh && test/setup/servers.sh)
 	@go run ./test/run -sim '$(SIM)' -soak '$(SOAK)'
 
 lint:

@@ -152,7 +152,7 @@ func (v linkVariable) link(o ParseConfig) (Link, error) {
 		return Link{}, err
 	}
 	if raw.low == 0 || raw.low != raw.high {
-		return Link{}, Errorf("write "+scheme+"://"+raw.host+":PORT", "its value does not name one port")
+		return Link{}, Errorf("write "+scheme+"://"+raw.target.Host+":PORT", "its value does not name one port")
 	}
 	raw.follow(v.alias, o.Hosts)
 	on := &listening{text: v.port, low: port, high: port, protocols: []Protocol{v.protocol}}
@@ -171,11 +171,11 @@ func (v linkVariable) link(o ParseConfig) (Link, error) {
 // when that container is restarted with another address; the variable stays.
 func (t *rawTarget) follow(alias string, hosts []HostEntry) {
 	for _, e := range hosts {
-		if e.Own || e.Addr.String() != t.host || strings.ToUpper(strings.ReplaceAll(e.Alias, "-", "_")) != alias {
+		if e.Own || e.Addr.String() != t.target.Host || strings.ToUpper(strings.ReplaceAll(e.Alias, "-", "_")) != alias {
 			continue
 		}
 		if name, source, err := parseHost(e.Alias); err == nil && source == SourceDNS {
-			t.host, t.source = name, source
+			t.target.Host, t.target.Source = name, source
 			return
 		}
 	}

@@ -52,7 +52,26 @@ func (m maker) target(l spec.Listen) spec.Target {
 	t.Host, t.Port = pick(m, "192.168.1.52", "fd00::52", "8.8.8.8"), m.port()
 	if m.IntN(2) == 0 {
 		t.Source = spec.SourceDNS
+		if m.IntN(2) == 0 {
+			return m.ofSource(t)
+		}
 		t.Host = pick(m, "consul", "unix", "docker", "tcp", "a-b.example.org", "my_redis", "0a", m.text("abcXYZ_", 63), "8000-8010")
+	}
+	return t
+}
+
+func (m maker) ofSource(t spec.Target) spec.Target {
+	t.Source = pick(m, spec.SourceSRV, spec.SourceConsul, spec.SourceConsulKV, spec.SourceEtcd, spec.SourceDocker, spec.SourceFile)
+	t.Host, t.Port = pick(m, "redis", "a-b_c.example"), 0
+	switch t.Source {
+	case spec.SourceConsul:
+		t.Tag, t.Datacenter = pick(m, "", "primary", "v1.2"), pick(m, "", "eu-1")
+	case spec.SourceConsulKV, spec.SourceEtcd:
+		t.Host, t.Path = pick(m, "", "127.0.0.1:8500", "[fd00::1]:2379", "etcd.example.org:1"), strings.Trim(m.path(), "/")
+	case spec.SourceDocker:
+		t.Project, t.Port = pick(m, "", "shop", "a.b"), m.port()
+	case spec.SourceFile:
+		t.Host, t.Path = "", pick(m, m.path(), "e.json", "../e,=.json")
 	}
 	return t
 }
@@ -170,7 +189,7 @@ func TestValidate(t *testing.T) {
 		"target without protocol": func(l *spec.Link) { l.Targets[0].Protocol = "" },
 		"target without port":     func(l *spec.Link) { l.Targets[0].Port = 0 },
 		"target with a path":      func(l *spec.Link) { l.Targets[0].Path = "/x" },
-		"unknown source":          func(l *spec.Link) { l.Targets[0].Source = "consul" },
+		"unknown source":          func(l *spec.Link) { l.Targets[0].Source = "carrier pigeon" },
 		"name said to be fixed":   func(l *spec.Link) { l.Targets[0].Source = spec.SourceFixed },
 		"address said to be dns":  func(l *spec.Link) { l.Targets[1].Source = spec.SourceDNS },
 		"name with a final dot":   func(l *spec.Link) { l.Targets[0].Host = "redis." },

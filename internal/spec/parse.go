@@ -2,6 +2,7 @@ package spec
 
 import (
 	"errors"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -155,10 +156,8 @@ func splitLink(head string) (on *listening, targets string, err error) {
 	if err == nil {
 		return on, right, nil
 	}
-	for _, target := range strings.Split(head, ",") {
-		if source := foreignSource(target); source != "" {
-			return nil, "", noSource(target, source)
-		}
+	if kind, _ := cutSource(head); kind != "" && kind != "unix" {
+		return nil, head, nil
 	}
 	if strings.Contains(left, ",") {
 		each := strings.Split(left, ",")
@@ -174,6 +173,9 @@ func splitLink(head string) (on *listening, targets string, err error) {
 // sharedListen is the LISTEN of a link that has none: the port of its targets.
 func sharedListen(head string, raw []rawTarget) (*listening, error) {
 	first := raw[0]
+	if !slices.ContainsFunc(raw, func(t rawTarget) bool { return !t.legacy() }) {
+		return &listening{text: strconv.Itoa(legacyPort), low: legacyPort, high: legacyPort, protocols: []Protocol{TCP}}, nil
+	}
 	for _, t := range raw {
 		if t.low == 0 {
 			return nil, Errorf("write the port to listen on first: 6379="+head,
@@ -183,17 +185,26 @@ func sharedListen(head string, raw []rawTarget) (*listening, error) {
 			return nil, Errorf("write the port to listen on first: "+portRange(first.low, first.high)+"="+head,
 				"the targets %q and %q have different ports, so which one to listen on is not clear", first.text, t.text)
 		}
-		if t.protocol != first.protocol {
+		if t.target.Protocol != first.target.Protocol {
 			return nil, Errorf("make two links of it, for example "+first.text+" and "+t.text,
 				"the targets %q and %q have different protocols", first.text, t.text)
 		}
 	}
 	on := &listening{low: first.low, high: first.high, protocols: []Protocol{TCP}}
 	on.text = portRange(on.low, on.high)
-	if first.protocol == UDP {
+	if first.target.Protocol == UDP {
 		on.protocols, on.text = []Protocol{UDP}, on.text+"/udp"
 	}
 	return on, nil
+}
+
+// legacy tells a target for which ambassadord chose the port to listen on.
+func (t rawTarget) legacy() bool {
+	switch t.target.Source {
+	case SourceName, SourceConsulKV, SourceEtcd:
+		return t.low == 0 && t.target.Protocol != UDP
+	}
+	return false
 }
 
 // expand makes the links of every protocol and port; base holds what they
@@ -239,7 +250,7 @@ func expand(on *listening, raw []rawTarget, base Link, bind string) ([]Link, err
 func resolve(raw []rawTarget, on *listening, l Listen) ([]Target, error) {
 	targets := make([]Target, 0, len(raw))
 	for _, r := range raw {
-		t, err := r.target(on, l)
+		t, err := r.resolve(on, l)
 		if err != nil {
 			return nil, err
 		}
@@ -303,7 +314,7 @@ func parseHostNumber(args []string, o ParseConfig) (links []Link, ok bool, err e
 		return nil, true, inText("link", text, err)
 	}
 	on := &listening{text: args[1], low: port, high: port, protocols: []Protocol{TCP}}
-	raw := []rawTarget{{text: args[0], source: source, host: host, low: port, high: port}}
+	raw := []rawTarget{{text: args[0], target: Target{Source: source, Host: host}, low: port, high: port}}
 	links, err = expand(on, raw, Link{Options: fitCheck(o.Options, nil), Origin: o.Origin, Text: text}, o.Bind)
 	if err != nil {
 		err = inText("link", text, err)

@@ -103,10 +103,18 @@ func (t Target) Question() Target {
 
 // String gives the target in the form that it is written in.
 func (t Target) String() string {
-	if t.Protocol == Unix {
+	s := t.Host
+	switch {
+	case t.Protocol == Unix:
 		return "unix:" + escape(t.Path)
+	case t.Source == SourceName:
+	case t.Source == SourceFixed, t.Source == SourceDNS, t.Source == "":
+		s = joinHostPort(t.Host, t.Port)
+	case t.Source == SourceDocker:
+		s = t.sourceText()
+	default:
+		return t.sourceText()
 	}
-	s := joinHostPort(t.Host, t.Port)
 	if t.Protocol == UDP {
 		s += "/udp"
 	}

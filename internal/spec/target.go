@@ -9,36 +9,14 @@ import (
 // what it leaves out.
 type rawTarget struct {
 	text      string
-	protocol  Protocol // "": LISTEN's
-	source    string
-	host      string
-	low, high int // both 0: LISTEN's
-	path      string
-}
-
-// foreignSources are the sources of other versions, as their targets begin.
-var foreignSources = [...]string{"srv", "consul", "etcd", "docker", "file"}
-
-// foreignSource names the source that text asks for, "" when none. A port
-// after the colon makes it a host of that name: docker:2375, consul:8500.
-func foreignSource(text string) string {
-	for _, source := range foreignSources {
-		if rest, ok := strings.CutPrefix(text, source+":"); ok && !isPortText(rest) {
-			return source
-		}
-	}
-	return ""
+	target    Target // without a port; Protocol "": LISTEN's
+	low, high int    // both 0: LISTEN's
 }
 
 func isPortText(s string) bool {
 	s, _, _ = strings.Cut(s, "/")
 	low, high, ranged := strings.Cut(s, "-")
 	return isDigits(low) && (!ranged || isDigits(high))
-}
-
-func noSource(target, source string) error {
-	return Errorf("this version has addresses, names (DNS A and AAAA) and unix sockets: write HOST:PORT or unix:/PATH",
-		"target %q needs the source %s, which this version does not have", target, source)
 }
 
 // place is where a target stands: what is hinted at depends on it.
@@ -68,8 +46,8 @@ func parseTargetList(text string, at place) ([]rawTarget, error) {
 
 func parseTarget(text string, at place) (rawTarget, error) {
 	t := rawTarget{text: text}
-	if source := foreignSource(text); source != "" {
-		return t, noSource(text, source)
+	if kind, rest := cutSource(text); kind != "" {
+		return t, t.parseSource(kind, rest)
 	}
 	if left, _, found := strings.Cut(text, "="); found {
 		if _, err := parseListening(left); err == nil {
@@ -81,12 +59,6 @@ func parseTarget(text string, at place) (rawTarget, error) {
 		}
 		return t, Errorf("in a path write = as %3D", "target %q has a = in it", text)
 	}
-	if rest, ok := strings.CutPrefix(text, "unix:"); ok && !isPortText(rest) {
-		var err error
-		t.protocol, t.source = Unix, SourceFixed
-		t.path, err = parsePath(rest)
-		return t, err
-	}
 	address, err := t.cutProtocol()
 	if err != nil {
 		return t, err
@@ -95,11 +67,15 @@ func parseTarget(text string, at place) (rawTarget, error) {
 	if err != nil {
 		return t, err
 	}
-	if t.host, t.source, err = parseHost(host); err != nil {
+	if t.target.Host, t.target.Source, err = parseHost(host); err != nil {
 		return t, err
 	}
 	if ports != "" {
 		t.low, t.high, err = parsePorts(ports)
+	} else if t.target.Source == SourceDNS && strings.Contains(t.target.Host, ".") {
+		// Of a name without a dot there are no SRV records: a resolver would
+		// ask for it below every domain of its search list.
+		t.target.Source = SourceName
 	}
 	return t, err
 }
@@ -112,10 +88,10 @@ func (t *rawTarget) cutProtocol() (address string, err error) {
 		if !found {
 			return address, nil
 		}
-		t.protocol = Protocol(suffix)
+		t.target.Protocol = Protocol(suffix)
 		return address, t.checkSuffix(address, suffix)
 	}
-	switch t.protocol = Protocol(scheme); t.protocol {
+	switch t.target.Protocol = Protocol(scheme); t.target.Protocol {
 	case TCP, UDP:
 	default:
 		return "", noScheme(t.text, scheme, rest)
@@ -237,30 +213,41 @@ func dockerOrder(text string) string {
 	return strings.Join(part[:listen+1], ":") + "=" + target
 }
 
-// target fills in what the text leaves to the LISTEN. l is one of on's.
-func (t rawTarget) target(on *listening, l Listen) (Target, error) {
-	if t.protocol == Unix {
-		return Target{Source: t.source, Protocol: Unix, Path: t.path}, nil
+// portless tells a target whose source tells the ports of its endpoints.
+func (t Target) portless() bool {
+	switch t.Source {
+	case SourceSRV, SourceConsul, SourceConsulKV, SourceEtcd, SourceFile:
+		return true
 	}
-	protocol := t.protocol
-	if protocol == "" {
-		protocol = l.Protocol
+	return t.Protocol == Unix
+}
+
+// resolve fills in what the text leaves to the LISTEN. l is one of on's.
+func (r rawTarget) resolve(on *listening, l Listen) (Target, error) {
+	t := r.target
+	if t.Protocol == "" {
+		t.Protocol = l.Protocol
+		if t.Protocol == Unix {
+			t.Protocol = TCP
+		}
 	}
-	if protocol == Unix {
-		protocol = TCP
-	}
-	port := int(l.Port)
 	switch {
-	case t.low == 0 && l.Protocol == Unix:
-		return Target{}, Errorf("write a port after it", "target %q has no port, and a unix socket has none to take", t.text)
-	case t.low == 0:
-	case t.low == t.high:
-		port = t.low
-	case t.high-t.low != on.high-on.low || l.Protocol == Unix:
+	case t.portless():
+		return t, nil
+	case r.low == 0 && l.Protocol == Unix && t.Source == SourceName:
+		t.Source = SourceSRV // which alone can tell a port
+		return t, nil
+	case r.low == 0 && l.Protocol == Unix:
+		return Target{}, Errorf("write a port after it", "target %q has no port, and a unix socket has none to take", r.text)
+	case r.low == 0:
+		t.Port = l.Port
+	case r.low == r.high:
+		t.Port = uint16(r.low)
+	case r.high-r.low != on.high-on.low || l.Protocol == Unix:
 		return Target{}, Errorf("make both ranges equally long, or write the targets with commas",
-			"target %q has %d ports and LISTEN %q has %d", t.text, t.high-t.low+1, on.text, on.high-on.low+1)
+			"target %q has %d ports and LISTEN %q has %d", r.text, r.high-r.low+1, on.text, on.high-on.low+1)
 	default:
-		port = t.low + port - on.low
+		t.Port = uint16(r.low + int(l.Port) - on.low)
 	}
-	return Target{Source: t.source, Protocol: protocol, Host: t.host, Port: uint16(port)}, nil
+	return t, nil
 }

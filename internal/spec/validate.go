@@ -81,10 +81,15 @@ func validateTarget(t Target) error {
 		return checkPath(t.Path)
 	case t.Protocol != TCP && t.Protocol != UDP:
 		return Errorf("", "%q is not a protocol of targets", string(t.Protocol))
+	case t.Source != SourceFixed && t.Source != SourceDNS && t.Source != SourceName:
+		return validateSource(t)
 	case t.Port == 0 || t.Path != "":
 		return Errorf("", "target %s has no port", t)
 	}
 	host, source, err := parseHost(t.Host)
+	if t.Source == SourceName && source == SourceDNS && strings.Contains(host, ".") {
+		source = SourceName
+	}
 	if err == nil && (host != t.Host || source != t.Source) {
 		err = Errorf("", "target %s is not a %s one in its shortest form", t, t.Source)
 	}
@@ -124,7 +129,10 @@ func loops(l Listen, t Target) bool {
 		return false
 	}
 	if l.Protocol == Unix {
-		return true
+		return t.Source == SourceFixed
+	}
+	if t.Source != SourceFixed && t.Source != SourceDNS {
+		return false
 	}
 	if t.Host == "localhost" {
 		return l.Host == "" || l.Host == "localhost"

@@ -4,32 +4,12 @@
 set -euo pipefail
 # shellcheck source=test/setup/cache.sh
 . "$(dirname "$0")/cache.sh"
+# shellcheck source=test/setup/progress.sh
+. "$(dirname "$0")/progress.sh"
 
 docker=29.8.1
 moby=v2.0.0-beta.24 # the module version of Docker 29.8.1
 runc=v1.5.1
-
-# progress WHAT COMMAND...: a line every 20 s while COMMAND runs; its output only when it fails.
-progress() {
-	local what=$1 began=$SECONDS log pid
-	shift
-	log=$(mktemp)
-	echo "setup: building $what"
-	"$@" >"$log" 2>&1 &
-	pid=$!
-	# shellcheck disable=SC2064 # this pid, now
-	trap "kill $pid 2>/dev/null || true" EXIT # a Ctrl-C does not reach what runs in the background
-	while kill -0 "$pid" 2>/dev/null; do
-		sleep 1
-		(((SECONDS - began) % 20 != 19)) || echo "setup: building $what, $((SECONDS - began + 1)) s"
-	done
-	local status=0
-	wait "$pid" || status=$?
-	trap - EXIT
-	((status == 0)) || cat "$log"
-	rm -f "$log"
-	return "$status"
-}
 
 # Outside any module, so that the product's go.mod neither decides nor learns anything here.
 build_engine() {

@@ -20,6 +20,7 @@ needs() {
 		ip|iproute2|network namespaces that stand for hosts
 		iptables|iptables|published ports of those Docker engines
 		dnsmasq|dnsmasq-base|a DNS server behind a UDP link
+		etcd|etcd-server|an etcd of the old kind (3.4) to discover endpoints in
 		curl|curl|the examples of docs/api.md, typed as they stand
 		busybox|busybox-static|a shell in the test images
 		haproxy|haproxy|a proxy that the benchmarks compare with
