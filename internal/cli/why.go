@@ -144,8 +144,8 @@ func sourceWords(s spec.SourceStatus, now time.Time) string {
 			text += ", no answer yet"
 		}
 	}
-	if s.Weak {
-		text += ", in doubt"
+	if s.Weak > 0 {
+		text += fmt.Sprintf(", %d in doubt", s.Weak)
 	}
 	if s.Error != "" {
 		text += "; " + s.Error

@@ -66,6 +66,7 @@ type Place struct {
 	// Host is an IP address, or a name, which is looked up in turn; "" for a
 	// unix socket.
 	Host      string
+	Name      string // the name that Host is one of several addresses of; "": none
 	Port      uint16 // 0: the one that the target has
 	Path      string // of a unix socket; "": none
 	Weight    uint16 // its share beside others of its priority, usually 1 (RFC 2782)

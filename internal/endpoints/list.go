@@ -22,7 +22,6 @@ type Candidate struct {
 	Since   time.Time // of Health; zero when it was not tried
 	Barred  bool      // must not be tried: drained, or not healthy where the view holds then
 	Near    bool      // on this host
-	Weak    bool      // none of the targets has it in more than a weak answer
 	Standby bool      // unhealthy only for its role
 	LastErr error     // of the last failed attempt or check
 	Tried   time.Time // the last attempt; zero for none
@@ -115,15 +114,15 @@ func (p *Pool) candidates(v *View, l *List) []Candidate {
 func (p *Pool) append(list []Candidate, k *look, tg *target, m *spec.Member) []Candidate {
 	e := p.endpoints.find(m.Endpoint)
 	if e.mark == p.mark {
-		if c := &list[e.place]; c.Weak && !tg.answer.Weak {
+		if c := &list[e.place]; c.Weak && !m.Weak {
 			c.From, c.Member = tg.Target, *m
-			p.describe(c, k, false)
+			p.describe(c, k)
 		}
 		return list
 	}
 	e.mark, e.place = p.mark, int32(len(list))
 	list = append(list, Candidate{Member: *m, From: tg.Target, Live: e})
-	p.describe(&list[e.place], k, tg.answer.Weak)
+	p.describe(&list[e.place], k)
 	return list
 }
 
@@ -137,9 +136,8 @@ type look struct {
 }
 
 // describe says all that is known of a candidate.
-func (p *Pool) describe(c *Candidate, k *look, weak bool) {
+func (p *Pool) describe(c *Candidate, k *look) {
 	e := c.Live
-	c.Weak = weak
 	c.Near = p.isNear(&c.Member)
 	c.State, c.LastErr = e.state, e.lastErr
 	c.Tried = p.at(e.lastTried())
@@ -155,7 +153,7 @@ func (p *Pool) describe(c *Candidate, k *look, weak bool) {
 	if k.view.Check.Active() && e.Protocol != spec.UDP {
 		risen = max(risen, p.describeAsked(c, k, a))
 	}
-	if weak {
+	if c.Weak {
 		c.Health = spec.HealthWeak
 	}
 	if e.ejection != notEjected {
@@ -169,10 +167,22 @@ func (p *Pool) describe(c *Candidate, k *look, weak bool) {
 		c.Health, c.Since, c.LastErr = spec.HealthUnhealthy, p.at(a.since), a.err
 		_, c.Standby = errors.AsType[*spec.RoleError](a.err)
 	}
+	if c.Unhealthy != "" && c.Health != spec.HealthUnhealthy {
+		c.describeReported(k)
+	}
 	if e.drained {
 		c.Health, c.Since, c.Barred = spec.HealthDrained, p.drained[e.String()], true
 	}
 	p.slow(c, k, risen)
+}
+
+// describeReported says that the endpoint's source finds it unhealthy, whatever
+// attempts and checks say: it may know more than they do.
+func (c *Candidate) describeReported(k *look) {
+	c.Health, c.Since, c.LastErr = spec.HealthUnhealthy, time.Time{}, errors.New(c.Unhealthy)
+	if k.holds || k.view.AllUnhealthy == spec.AllUnhealthyHold {
+		c.State, c.Barred = Failing, true
+	}
 }
 
 // describeAsked says what the view's check adds, and since when the endpoint is

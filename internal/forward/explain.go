@@ -216,8 +216,10 @@ func (l *link) notes() (notes []string) {
 	}
 	for _, s := range l.sources() {
 		switch {
-		case s.Weak:
+		case s.Weak > 0 && s.Error != "":
 			notes = append(notes, fmt.Sprintf("%s: its source says that there are none, without proof; the last known ones are kept for a while: %s", s.Target, s.Error))
+		case s.Weak > 0:
+			notes = append(notes, fmt.Sprintf("%s: its source no longer names %d of the endpoints, without proof; they are kept for a while, as a last resort", s.Target, s.Weak))
 		case s.Error != "":
 			notes = append(notes, s.Target+": "+s.Error)
 		case s.Learned == nil:

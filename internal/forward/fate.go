@@ -13,6 +13,7 @@ import (
 var (
 	ErrRemoved   = errors.New("the endpoint has left its source")
 	ErrUnhealthy = errors.New("the endpoint has turned unhealthy")
+	ErrDead      = errors.New("the endpoint's container runs no more")
 )
 
 // fate is what becomes of the connections to an endpoint that left its source
@@ -59,6 +60,8 @@ func (l *link) fateOf(es *endpointStats) (what spec.Fate, why error) {
 	switch {
 	case l.closed:
 		return spec.Fate{}, nil
+	case c == nil && l.isDead(es):
+		return spec.Fate{Kind: spec.FateCut}, ErrDead
 	case c == nil && slices.Contains(l.spec.Targets, es.from):
 		return o.OnRemoved, ErrRemoved
 	case c != nil && c.Health == spec.HealthUnhealthy:
@@ -67,6 +70,13 @@ func (l *link) fateOf(es *endpointStats) (what spec.Fate, why error) {
 		return o.OnUnhealthy, es.fate.why // what hides behind that is not known
 	}
 	return spec.Fate{}, nil // it serves, or is of a target that the link had before
+}
+
+// isDead tells whether what the endpoint was is known to be gone: its address
+// may be somebody else's by now, who would get what was meant for another.
+func (l *link) isDead(es *endpointStats) bool {
+	id := es.endpoint.Container
+	return id != "" && slices.Contains(l.fw.cfg.Pool.Answer(es.from).Dead, id)
 }
 
 // joinFate makes up for what decideFates could not know: the fate of an endpoint

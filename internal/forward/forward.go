@@ -8,8 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"legate/internal/endpoints"
@@ -35,12 +37,15 @@ type Forwarder struct {
 	loops *loops
 	start time.Time
 
+	reconsidered atomic.Int64
+
 	apply sync.Mutex // one Apply or Close at a time
 
-	mu      sync.Mutex         // guards the following
-	links   []*link            // served, in the order of Apply
-	applied []applied          // all, in the same order
-	retired map[*link]struct{} // no longer named, with flows that go on
+	mu      sync.Mutex              // guards the following
+	links   []*link                 // served, in the order of Apply
+	applied []applied               // all, in the same order
+	retired map[*link]struct{}      // no longer named, with flows that go on
+	users   map[spec.Target][]*link // of links, by where they lead
 }
 
 // applied is what became of one link of the last Apply.
@@ -85,7 +90,7 @@ func (fw *Forwarder) Apply(links []spec.Link) []error {
 		}
 	}
 	fw.mu.Lock()
-	fw.links, fw.applied = next, all
+	fw.links, fw.applied, fw.users = next, all, usersOf(all)
 	fw.mu.Unlock()
 	fw.loops.set(listens(served(all)))
 	for _, a := range all {
@@ -197,12 +202,44 @@ func (fw *Forwarder) open(s spec.Link, serving []*link) (*link, error) {
 }
 
 // Changed tells that the endpoints of t, or what is known of them, changed.
+// Only links that lead there have work of it.
 func (fw *Forwarder) Changed(t spec.Target) {
-	for _, l := range fw.all() {
+	for _, l := range fw.leadingTo(t) {
+		fw.reconsidered.Add(1)
+		l.reconsider()
+	}
+}
+
+// Reconsidered counts how often a link had to look at its endpoints anew since
+// a source, a check or an attempt changed what is known of them.
+func (fw *Forwarder) Reconsidered() int64 { return fw.reconsidered.Load() }
+
+// leadingTo returns the links that lead to t, and may have flows.
+func (fw *Forwarder) leadingTo(t spec.Target) []*link {
+	fw.mu.Lock()
+	list := slices.Clone(fw.users[t])
+	retired := slices.Collect(maps.Keys(fw.retired))
+	fw.mu.Unlock()
+	for _, l := range retired {
 		if l.leadsTo(t) {
-			l.reconsider()
+			list = append(list, l)
 		}
 	}
+	return list
+}
+
+// usersOf returns the links by the targets that they lead to.
+func usersOf(all []applied) map[spec.Target][]*link {
+	users := map[spec.Target][]*link{}
+	for _, a := range all {
+		if a.link == nil {
+			continue
+		}
+		for _, t := range a.spec.Targets {
+			users[t] = append(users[t], a.link)
+		}
+	}
+	return users
 }
 
 // all returns the links that may have flows.

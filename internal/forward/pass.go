@@ -168,7 +168,7 @@ func (l *link) dropPass(f *flow) {
 // tryNext names the next candidates to dial, or ends the pass.
 func (l *link) tryNext(f *flow, now time.Duration) pump.Step {
 	ps := f.pass
-	if ps.tried > 0 || len(ps.candidates) > 0 && ps.others && !ps.alone && ps.candidates[0].From.Source == spec.SourceDNS {
+	if ps.tried > 0 || len(ps.candidates) > 0 && ps.others && !ps.alone && ps.candidates[0].Name != "" {
 		ps.complete()
 	}
 	if ps.alone && ps.begun == 0 {
@@ -222,7 +222,7 @@ func (l *link) onBegin(f *flow) func() {
 // together tells whether two candidates are addresses of one name, which start
 // staggered instead of one after the other.
 func together(a, b *endpoints.Candidate) bool {
-	return a.From.Source == spec.SourceDNS && isBad(a) == isBad(b) && a.From == b.From
+	return a.Name != "" && a.Name == b.Name && isBad(a) == isBad(b) && a.From == b.From
 }
 
 func isBad(c *endpoints.Candidate) bool {

@@ -192,7 +192,12 @@ func (l *link) sources() []spec.SourceStatus {
 	out := make([]spec.SourceStatus, len(l.spec.Targets))
 	for i, t := range l.spec.Targets {
 		a := l.fw.cfg.Pool.Answer(t)
-		out[i] = spec.SourceStatus{Target: t.String(), Source: t.Source, Endpoints: len(a.Endpoints), Learned: optional(a.At), Weak: a.Weak}
+		out[i] = spec.SourceStatus{Target: t.String(), Source: t.Source, Endpoints: len(a.Endpoints), Learned: optional(a.At)}
+		for _, m := range a.Endpoints {
+			if m.Weak {
+				out[i].Weak++
+			}
+		}
 		if a.Err != nil {
 			out[i].Error = a.Err.Error()
 		}

@@ -32,10 +32,16 @@ type Explanation struct {
 type SourceStatus struct {
 	Target    string     `json:"target"`
 	Source    string     `json:"source"`
+	Detail    string     `json:"detail,omitempty"` // what people want to know beside it, such as which records
 	Endpoints int        `json:"endpoints"`
-	Learned   *time.Time `json:"learned,omitempty"` // when; nil: it has not answered yet
+	Learned   *time.Time `json:"learned,omitempty"`  // when the endpoints became these; nil: it has not answered yet
+	Answered  *time.Time `json:"answered,omitempty"` // the last good answer; nil: none yet, or as written
+	TTL       float64    `json:"ttl,omitempty"`      // seconds for which it vouches for that; 0: until it says something else
 	Error     string     `json:"error,omitempty"`
-	Weak      bool       `json:"weak,omitempty"` // it says that there are none, without proof
+	Failed    *time.Time `json:"failed,omitempty"` // since when it fails so
+	Held      bool       `json:"held,omitempty"`   // the endpoints are those from before it failed
+	Weak      int        `json:"weak,omitempty"`   // endpoints that it no longer names, without proof
+	Until     *time.Time `json:"until,omitempty"`  // when the first of these is given up
 }
 
 // AttemptStatus is one attempt at an endpoint.

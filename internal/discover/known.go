@@ -1,0 +1,125 @@
+package discover
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// weakFor is how long places stay that their source no longer names, without
+// proof: a name server that was just restarted, or a registry in which
+// services are registered anew, knows nothing for a while.
+const weakFor = 30 * time.Second
+
+// known is what is known of one question. It is a pure state: time is given.
+type known struct {
+	places []kept
+	dead   []string
+	err    error
+	ttl    time.Duration
+	detail string
+
+	changedAt  time.Time // when the places became these
+	answeredAt time.Time // the last good answer
+	failedAt   time.Time // since when err holds
+}
+
+// kept is a place, and until when it stays though its source does not name it
+// any more; zero: it does.
+type kept struct {
+	Place
+	until time.Time
+}
+
+// answered tells whether there was an answer yet, be it a bad one.
+func (k *known) answered() bool { return !k.answeredAt.IsZero() || k.err != nil }
+
+// learn takes over a result.
+func (k *known) learn(r Result, now time.Time) {
+	if r.Err == nil || k.err == nil || k.err.Error() != r.Err.Error() {
+		k.failedAt = now
+	}
+	k.err = r.Err
+	if r.Err != nil && !r.Weak {
+		// A source that cannot be asked proves nothing: the weak evidence
+		// before it must be repeated for its whole time.
+		for i := range k.places {
+			k.places[i].until = time.Time{}
+		}
+		return
+	}
+	if r.Err == nil {
+		k.answeredAt, k.ttl, k.detail = now, r.TTL, r.Detail
+	}
+	k.take(r, now)
+}
+
+// take replaces the places by those of a result, and keeps those that are
+// missing without proof.
+func (k *known) take(r Result, now time.Time) {
+	places := make([]kept, 0, len(r.Places))
+	named := make(map[identity]bool, len(r.Places))
+	if r.Err == nil {
+		for _, p := range r.Places {
+			if !named[p.identity()] {
+				named[p.identity()] = true
+				places = append(places, kept{Place: p})
+			}
+		}
+	}
+	for _, p := range k.places {
+		switch {
+		case named[p.identity()] || p.Container != "" && slices.Contains(r.Dead, p.Container):
+			continue
+		case !p.until.IsZero(): // its time runs already, whatever was said since
+		case r.Weak:
+			p.until = now.Add(weakFor)
+		default:
+			continue
+		}
+		places = append(places, p)
+	}
+	k.dead = r.Dead
+	if !slices.Equal(places, k.places) || k.changedAt.IsZero() && r.Err == nil {
+		k.places, k.changedAt = places, now
+	}
+}
+
+// identity is what makes a place the same one when it is named again.
+type identity struct {
+	host, path, container string
+	port                  uint16
+}
+
+func (p *Place) identity() identity { return identity{p.Host, p.Path, p.Container, p.Port} }
+
+// expires returns when the next place is given up if nothing else is learned;
+// zero: never.
+func (k *known) expires() (at time.Time) {
+	for i := range k.places {
+		if u := k.places[i].until; !u.IsZero() && (at.IsZero() || u.Before(at)) {
+			at = u
+		}
+	}
+	return at
+}
+
+// expire gives up what nobody has named again.
+func (k *known) expire(now time.Time) {
+	k.places = slices.DeleteFunc(slices.Clone(k.places), func(p kept) bool { return !p.until.IsZero() && !p.until.After(now) })
+	k.changedAt = now
+}
+
+// hosts returns the names among the places, each once.
+func (k *known) hosts() (names []string) {
+	for i := range k.places {
+		host := k.places[i].Host
+		if host == "" || slices.Contains(names, host) {
+			continue
+		}
+		if _, err := netip.ParseAddr(host); err != nil {
+			names = append(names, host)
+		}
+	}
+	return names
+}
