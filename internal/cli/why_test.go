@@ -23,7 +23,7 @@ func TestExplanation_IsReadable(t *testing.T) {
 		Override: &spec.Override{Kind: spec.OverrideSwap, Base: "5432=db0:5432;name=db", When: *ago(3 * time.Minute)},
 		Mode:     &spec.Override{Kind: spec.OverridePause, When: *ago(20 * time.Second)},
 		Sources: []spec.SourceStatus{
-			{Target: "db1:5432", Source: "dns", Endpoints: 2, Learned: ago(90 * time.Second), Error: "look up db1: the server does not answer", Weak: true},
+			{Target: "db1:5432", Source: "dns", Endpoints: 2, Learned: ago(90 * time.Second), Error: "look up db1: the server does not answer", Weak: 2},
 			{Target: "10.0.0.9:5432", Source: "fixed", Endpoints: 1, Learned: ago(time.Hour)},
 		},
 		Endpoints: []spec.EndpointStatus{

@@ -12,7 +12,7 @@ import (
 // Candidate is an endpoint that may serve, with what is known of it.
 type Candidate struct {
 	spec.Member
-	From spec.Target // the target it belongs to
+	From *spec.Target // the target it belongs to
 	// State is what a connection may expect. It is Unknown or Serving also of
 	// an endpoint that is tried last, as Health says: of one that closes early,
 	// since it can be reached, and of one that its check finds unhealthy where
@@ -115,13 +115,13 @@ func (p *Pool) append(list []Candidate, k *look, tg *target, m *spec.Member) []C
 	e := p.endpoints.find(m.Endpoint)
 	if e.mark == p.mark {
 		if c := &list[e.place]; c.Weak && !m.Weak {
-			c.From, c.Member = tg.Target, *m
+			c.From, c.Member = &tg.Target, *m
 			p.describe(c, k)
 		}
 		return list
 	}
 	e.mark, e.place = p.mark, int32(len(list))
-	list = append(list, Candidate{Member: *m, From: tg.Target, Live: e})
+	list = append(list, Candidate{Member: *m, From: &tg.Target, Live: e})
 	p.describe(&list[e.place], k)
 	return list
 }

@@ -108,7 +108,7 @@ func TestList_AndServedAllocateNothing(t *testing.T) {
 	defer p.Close()
 	v := view(one, two)
 	p.Set(one, spec.Answer{Endpoints: spec.Members(tcp(1), tcp(2))})
-	p.Set(two, spec.Answer{Endpoints: spec.Members(tcp(3)), Weak: true, Err: errors.New("no such name")})
+	p.Set(two, spec.Answer{Endpoints: weakly(spec.Members(tcp(3))), Err: errors.New("no such name")})
 	var l *List
 	var turn uint64
 	if n := testing.AllocsPerRun(100, func() {

@@ -47,8 +47,8 @@ func TestCandidates_OfSeveralTargetsAreTheUnionInOrder(t *testing.T) {
 		w.wantOrder(0, []spec.Target{two, named("nobody"), one}, tcp(1), tcp(2), tcp(3))
 		list := w.candidates([]spec.Target{one, two}, 0)
 		for i, from := range []spec.Target{one, one, two} {
-			if list[i].From != from {
-				t.Errorf("%v comes from %v, want %v", list[i].Endpoint, list[i].From, from)
+			if *list[i].From != from {
+				t.Errorf("%v comes from %v, want %v", list[i].Endpoint, *list[i].From, from)
 			}
 		}
 	})
@@ -108,7 +108,7 @@ func TestCandidates_OfWeakAnswersAreALastResort(t *testing.T) {
 		w.wantOrder(0, both, tcp(3), tcp(4), tcp(2), tcp(5), tcp(1))
 
 		w.set(two, tcp(2), tcp(3)) // who vouches for one makes it as good as any
-		if c := w.candidates(both, 0)[0]; c.Endpoint != tcp(2) || c.From != two || c.Weak {
+		if c := w.candidates(both, 0)[0]; c.Endpoint != tcp(2) || *c.From != two || c.Weak {
 			t.Errorf("first comes %+v, want the one that the other target has, too", c)
 		}
 

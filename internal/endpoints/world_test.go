@@ -138,7 +138,7 @@ func (w *world) set(t spec.Target, es ...spec.Endpoint) {
 
 // weaken has the source say, without proof, that t has none of es.
 func (w *world) weaken(t spec.Target, es ...spec.Endpoint) {
-	w.pool.Set(t, spec.Answer{Endpoints: spec.Members(es...), Err: errors.New("no such name"), Weak: true})
+	w.pool.Set(t, spec.Answer{Endpoints: weakly(spec.Members(es...)), Err: errors.New("no such name")})
 }
 
 func (w *world) refuse(e spec.Endpoint, yes bool) {
@@ -251,6 +251,14 @@ func many(n int) []spec.Endpoint {
 	list := make([]spec.Endpoint, n)
 	for i := range list {
 		list[i] = spec.Endpoint{Protocol: spec.TCP, Addr: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)}), 80)}
+	}
+	return list
+}
+
+// weakly are members that their source no longer names, without proof.
+func weakly(list []spec.Member) []spec.Member {
+	for i := range list {
+		list[i].Weak = true
 	}
 	return list
 }

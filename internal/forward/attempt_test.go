@@ -217,7 +217,7 @@ func TestAttempt_SilentAddressOfANameIsTriedOnce(t *testing.T) {
 	name := spec.Target{Source: spec.SourceDNS, Protocol: spec.TCP, Host: "twice.example", Port: 1}
 	_, silent := fixed(hole, spec.TCP)
 	_, good := fixed(here, spec.TCP)
-	w.pool.Set(name, spec.Answer{Endpoints: spec.Members(good, silent), At: time.Now()})
+	w.pool.Set(name, spec.Answer{Endpoints: addressesOf(name, good, silent), At: time.Now()})
 	w.link.Targets = []spec.Target{name}
 	w.apply()
 	w.answers("here")

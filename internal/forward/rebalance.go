@@ -49,7 +49,7 @@ func (a *additions) look(l *link, list []endpoints.Candidate) (added bool) {
 	for i := range list {
 		c := &list[i]
 		waits, old := a.known[c.Endpoint]
-		waits = waits || !old && a.targets[c.From]
+		waits = waits || !old && a.targets[*c.From]
 		if waits && l.takesConnections(c) {
 			waits, added = false, true
 		}

@@ -102,7 +102,7 @@ func (l *link) forgetStats() {
 
 func (s *stats) connected(c *endpoints.Candidate) *endpointStats {
 	es := s.of(c.Endpoint)
-	es.from = c.From
+	es.from = *c.From
 	es.current++
 	es.total++
 	return es
@@ -179,7 +179,7 @@ func (l *link) status() spec.LinkStatus {
 		if es.current == 0 || l.find(e) != nil {
 			continue
 		}
-		former := l.endpointStatus(&endpoints.Candidate{Member: e.Plain()})
+		former := l.endpointStatus(&endpoints.Candidate{Member: e.Plain(), From: new(spec.Target)})
 		former.From, former.Health, former.Check = "", spec.HealthFormer, ""
 		s.Endpoints = append(s.Endpoints, former)
 	}

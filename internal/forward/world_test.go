@@ -117,7 +117,19 @@ func (w *world) serve(name spec.Target, addresses ...string) {
 		_, e := fixed(a, w.link.Listen.Protocol)
 		es = append(es, e)
 	}
-	w.pool.Set(name, spec.Answer{Endpoints: spec.Members(es...), At: time.Now()})
+	w.pool.Set(name, spec.Answer{Endpoints: addressesOf(name, es...), At: time.Now()})
+}
+
+// addressesOf are members as their source has them: those of a name are told
+// apart from endpoints of other sources.
+func addressesOf(t spec.Target, list ...spec.Endpoint) []spec.Member {
+	members := spec.Members(list...)
+	for i := range members {
+		if t.Source == spec.SourceDNS {
+			members[i].Name = t.Host
+		}
+	}
+	return members
 }
 
 // several is a target whose endpoints come and go.

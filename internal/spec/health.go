@@ -152,10 +152,10 @@ type Member struct {
 	Endpoint
 	Weight   uint16 // its share beside others of its priority; 0: as few as possible (RFC 2782)
 	Priority uint16 // lower ones are used first (RFC 2782)
-	Host     string // the name of the host that it is on; "": not known
-	Name     string // the name that it is one of the addresses of; "": none
 	// Weak: its source no longer names it, without proof. It is a last resort.
 	Weak bool
+	Host string // the name of the host that it is on; "": not known
+	Name string // the name that it is one of the addresses of; "": none
 	// Unhealthy is why its source finds it unhealthy; "": it does not.
 	Unhealthy string
 }
