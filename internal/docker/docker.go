@@ -4,13 +4,9 @@ package docker
 import (
 	"cmp"
 	"context"
-	"errors"
-	"io/fs"
-	"net"
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -38,21 +34,7 @@ type Client struct {
 // New returns a client of the engine at host, in the form of DOCKER_HOST:
 // unix:///path or tcp://address:port; "" is DefaultHost. It does not connect.
 // The error is a *spec.UserError. The caller ends the client with Close.
-func New(host string) (*Client, error) {
-	if host == "" {
-		host = DefaultHost
-	}
-	network, address, ok := strings.Cut(host, "://")
-	if !ok || network != "unix" && network != "tcp" || address == "" {
-		return nil, spec.Errorf("write DOCKER_HOST=unix:///var/run/docker.sock or DOCKER_HOST=tcp://127.0.0.1:2375",
-			"DOCKER_HOST %q is neither unix:// nor tcp://", host)
-	}
-	api, err := client.New(client.WithHost(host), client.WithTimeout(timeout))
-	if err != nil {
-		return nil, spec.Errorf("write DOCKER_HOST=unix:///var/run/docker.sock", "DOCKER_HOST %q: %v", host, err)
-	}
-	return &Client{network: network, address: address, api: api}, nil
-}
+func New(host string) (*Client, error) { return NewClient(Config{Host: host}) }
 
 // Close closes the client's idle connections.
 func (c *Client) Close() { _ = c.api.Close() } // it cannot fail
@@ -60,7 +42,9 @@ func (c *Client) Close() { _ = c.api.Close() } // it cannot fail
 // APIVersion asks whether the engine answers, and returns the newest version of
 // its API. The error is a *spec.UserError, unless ctx ended.
 func (c *Client) APIVersion(ctx context.Context) (string, error) {
-	r, err := c.api.Ping(ctx, client.PingOptions{})
+	limited, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	r, err := c.api.Ping(limited, client.PingOptions{})
 	if err == nil {
 		return r.APIVersion, nil
 	}
@@ -146,44 +130,13 @@ func (c *Client) linked(ctx context.Context, name string) (Linked, error) {
 }
 
 func (c *Client) inspect(ctx context.Context, id string) (container.InspectResponse, error) {
-	r, err := c.api.ContainerInspect(ctx, id, client.ContainerInspectOptions{})
+	limited, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	r, err := c.api.ContainerInspect(limited, id, client.ContainerInspectOptions{})
 	if err == nil || errdefs.IsNotFound(err) || ctx.Err() != nil {
 		return r.Container, err
 	}
 	return r.Container, c.explain(ctx, err)
-}
-
-// explain says in the user's words why a question had no answer.
-func (c *Client) explain(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
-	if reason := c.unreachable(ctx); reason != nil {
-		return reason
-	}
-	return spec.Errorf("see whether `docker ps` works on this host, and the engine's log",
-		"the Docker engine at %s did not answer: %v", c.address, err)
-}
-
-// unreachable says why the engine cannot be connected to; nil when it can. The
-// client's own errors have lost the cause.
-func (c *Client) unreachable(ctx context.Context) error {
-	dialer := net.Dialer{Timeout: timeout}
-	conn, err := dialer.DialContext(ctx, c.network, c.address)
-	switch {
-	case err == nil:
-		conn.Close()
-		return nil
-	case errors.Is(err, fs.ErrPermission):
-		return spec.Errorf("run as root, or add the group that owns the socket: --group-add $(stat -c %g "+c.address+")",
-			"no permission to use the Docker socket %s", c.address)
-	case errors.Is(err, fs.ErrNotExist):
-		return spec.Errorf("mount it: -v "+c.address+":"+c.address, "there is no Docker socket %s", c.address)
-	case errors.Is(err, syscall.ECONNREFUSED):
-		return spec.Errorf("start the Docker engine; if it was restarted, re-create this container or mount the socket's directory instead",
-			"nothing answers at the Docker socket %s", c.address)
-	}
-	return spec.Errorf("check DOCKER_HOST", "the Docker engine at %s cannot be reached: %v", c.address, err)
 }
 
 // declaredLink is one --link, as inspect shows it.

@@ -1,0 +1,201 @@
+package docker
+
+import (
+	"cmp"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/network"
+
+	"legate/internal/spec"
+)
+
+// The states of a container that somebody may ask for; there are more.
+const (
+	StateRunning = string(container.StateRunning)
+	StatePaused  = string(container.StatePaused)
+	StateExited  = string(container.StateExited)
+)
+
+// The labels that say which service a container is of.
+const (
+	labelProject = "com.docker.compose.project"
+	labelService = "com.docker.compose.service"
+	labelOneOff  = "com.docker.compose.oneoff"
+	labelNamed   = "legate.service" // also with .PORT behind it
+)
+
+// Container is what the engine's list says of one container. It is never
+// changed: a change makes another one.
+type Container struct {
+	ID      string // 64 digits
+	Name    string // without a slash
+	Image   string
+	Labels  map[string]string
+	Project string // of Compose; "": none
+	// Service of Compose; "" for containers of `docker compose run`, too,
+	// which serve nobody.
+	Service  string
+	Services []string // the values of the labels legate.service, sorted
+	State    string   // running, paused, exited, ...
+	Health   string   // healthy, unhealthy, starting; "": it has no check, or does not run
+	// Mode is its network mode as it was started with: a network's name, host,
+	// none, or container:ID.
+	Mode     string
+	Networks []Network // sorted by name; none while it does not run
+	Ports    []Port    // the exposed and the published ones, sorted; none while it does not run
+	// Start counts its starts as far as they were seen: where it differs, the
+	// processes are others, whatever the addresses are.
+	Start int
+}
+
+// Network is a container's place in a network.
+type Network struct {
+	Name, ID string
+	Endpoint string     // the id of the attachment, another one for each
+	V4, V6   netip.Addr // invalid where it has none
+}
+
+// Runs tells whether the container has its addresses.
+func (c *Container) Runs() bool { return c.State == StateRunning || c.State == StatePaused }
+
+// Keys are the words that the container is looked up by: its names, and its id
+// in full and as docker ps prints it.
+func (c *Container) Keys() []string {
+	keys := append([]string{c.ID, c.ID[:min(12, len(c.ID))], c.Name, c.Service}, c.Services...)
+	slices.Sort(keys)
+	keys = slices.Compact(keys)
+	if keys[0] == "" {
+		keys = keys[1:]
+	}
+	return keys
+}
+
+// lodgersOf is what the mode of a container in another one's network begins
+// with.
+const lodgersOf = "container:"
+
+// Landlord is the id of the container whose network this one lives in; "": it
+// does in none.
+func (c *Container) Landlord() string {
+	id, lodges := strings.CutPrefix(c.Mode, lodgersOf)
+	if !lodges {
+		return ""
+	}
+	return id
+}
+
+// indexed is what the table finds it by.
+func (c *Container) indexed() []string {
+	if c.Landlord() == "" {
+		return c.Keys()
+	}
+	return append(c.Keys(), c.Mode)
+}
+
+// containerOf reads an entry of the engine's list.
+func containerOf(s container.Summary) *Container {
+	c := &Container{ID: s.ID, Image: s.Image, Labels: s.Labels, Project: s.Labels[labelProject], State: string(s.State), Mode: s.HostConfig.NetworkMode}
+	c.Name = ownName(s.Names)
+	if !strings.EqualFold(s.Labels[labelOneOff], "true") {
+		c.Service = s.Labels[labelService]
+	}
+	for label, value := range s.Labels {
+		if value != "" && (label == labelNamed || strings.HasPrefix(label, labelNamed+".")) {
+			c.Services = append(c.Services, value)
+		}
+	}
+	slices.Sort(c.Services)
+	c.Services = slices.Compact(c.Services)
+	if !c.Runs() {
+		return c
+	}
+	c.Health = health(s)
+	if s.NetworkSettings != nil {
+		c.Networks = networks(s.NetworkSettings.Networks)
+	}
+	for _, p := range s.Ports {
+		switch p.Type {
+		case "tcp":
+			c.Ports = append(c.Ports, Port{spec.TCP, p.PrivatePort})
+		case "udp":
+			c.Ports = append(c.Ports, Port{spec.UDP, p.PrivatePort})
+		}
+	}
+	slices.SortFunc(c.Ports, Port.Compare)
+	c.Ports = slices.Compact(c.Ports)
+	return c
+}
+
+// ownName is the container's name. Older engines also list the names that
+// others link to it by, /other/alias.
+func ownName(names []string) string {
+	for _, name := range names {
+		if name = strings.TrimPrefix(name, "/"); !strings.Contains(name, "/") {
+			return name
+		}
+	}
+	return ""
+}
+
+// health reads it out of the status text, where engines before 29 have it:
+// "Up 5 minutes (unhealthy)", "(health: starting)".
+func health(s container.Summary) string {
+	if s.Health != nil {
+		if s.Health.Status == container.NoHealthcheck {
+			return ""
+		}
+		return string(s.Health.Status)
+	}
+	_, text, _ := strings.Cut(s.Status, "(")
+	text = strings.TrimPrefix(strings.TrimSuffix(text, ")"), "health: ")
+	switch h := container.HealthStatus(text); h {
+	case container.Healthy, container.Unhealthy, container.Starting:
+		return text
+	}
+	return ""
+}
+
+func networks(settings map[string]*network.EndpointSettings) []Network {
+	var all []Network
+	for name, s := range settings {
+		if s != nil {
+			all = append(all, Network{Name: name, ID: s.NetworkID, Endpoint: s.EndpointID, V4: s.IPAddress, V6: s.GlobalIPv6Address})
+		}
+	}
+	slices.SortFunc(all, func(a, b Network) int { return cmp.Compare(a.Name, b.Name) })
+	return all
+}
+
+// same tells whether nothing changed.
+func (c *Container) same(other *Container) bool {
+	return c.Name == other.Name && c.Image == other.Image && c.State == other.State && c.Health == other.Health &&
+		c.Mode == other.Mode && c.Start == other.Start && maps.Equal(c.Labels, other.Labels) &&
+		slices.Equal(c.Networks, other.Networks) && slices.Equal(c.Ports, other.Ports)
+}
+
+// restarted tells whether the container, which runs in both records, was
+// started anew between them: every attachment to a network is another one
+// then. One that has none, as in the host's network, does not tell.
+func restarted(before, now *Container) bool {
+	if len(before.Networks) == 0 || len(now.Networks) == 0 {
+		return false
+	}
+	for _, n := range now.Networks {
+		if slices.ContainsFunc(before.Networks, func(o Network) bool { return o.Endpoint == n.Endpoint }) {
+			return false
+		}
+	}
+	return true
+}
+
+// Same tells whether two attachments are to the same network.
+func (n Network) Same(other Network) bool {
+	if n.ID == "" || other.ID == "" {
+		return n.Name == other.Name
+	}
+	return n.ID == other.ID
+}

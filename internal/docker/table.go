@@ -1,0 +1,233 @@
+package docker
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+)
+
+// afresh is how long a failure is told to new subscribers before the engine is
+// asked again: a thousand of them come at the same time.
+const afresh = 500 * time.Millisecond
+
+// Table is the containers of one engine as they are now. While somebody is
+// subscribed it follows the engine's events, over one connection however many
+// they are; without subscribers it does nothing. Its methods may be called at
+// the same time.
+type Table struct {
+	config Config
+
+	mu sync.Mutex // guards what follows
+	// all has the containers by id. It outlives the loss of the engine, so
+	// that who was started anew meanwhile is seen.
+	all map[string]*Container
+	// keys has the ids of those that answer to a word, and of those that live
+	// in the network of another.
+	keys map[string]map[string]bool
+	// readers has the subscriptions by word.
+	readers map[string]map[*Subscription]bool
+	session *session // nil: the engine is not being asked
+	failed  error    // how the last session ended
+	at      time.Time
+}
+
+// NewTable returns the table of an engine, which is not asked before somebody
+// subscribes. A Config that is none is the error of every subscription.
+func NewTable(c Config) *Table {
+	return &Table{config: c, all: map[string]*Container{}, keys: map[string]map[string]bool{}, readers: map[string]map[*Subscription]bool{}}
+}
+
+// Subscription tells its one reader of changes. Close ends it.
+type Subscription struct {
+	table   *Table
+	words   []string
+	session *session
+	wake    chan struct{} // capacity one
+}
+
+// Subscribe starts to tell of changes of the containers that answer to one of
+// the words, and of those whose network they live in.
+func (t *Table) Subscribe(words ...string) *Subscription {
+	s := &Subscription{table: t, words: words, wake: make(chan struct{}, 1)}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.session == nil {
+		t.session = newSession(t)
+		if t.failed != nil && time.Since(t.at) < afresh {
+			t.session.end(t.failed)
+		} else {
+			go t.session.run()
+		}
+	}
+	s.session = t.session
+	s.session.readers++
+	for _, w := range words {
+		if t.readers[w] == nil {
+			t.readers[w] = map[*Subscription]bool{}
+		}
+		t.readers[w][s] = true
+	}
+	if s.session.synced {
+		s.wake <- struct{}{}
+	}
+	if s.session.over() {
+		t.session = nil
+	}
+	return s
+}
+
+// Next waits for something to look at: first for the table to be complete,
+// then for changes. An error means that the engine is lost and nothing more
+// will come; it is a *spec.UserError, unless ctx ended.
+func (s *Subscription) Next(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-s.session.done:
+		return s.session.err
+	case <-s.wake:
+		return nil
+	}
+}
+
+// Close ends the subscription. The last one lets go of the engine.
+func (s *Subscription) Close() {
+	t := s.table
+	t.mu.Lock()
+	for _, w := range s.words {
+		delete(t.readers[w], s)
+		if len(t.readers[w]) == 0 {
+			delete(t.readers, w)
+		}
+	}
+	s.session.readers--
+	last := s.session.readers == 0
+	if last && t.session == s.session {
+		t.session = nil
+	}
+	t.mu.Unlock()
+	if last {
+		s.session.cancel()
+		<-s.session.done
+	}
+}
+
+// Named returns the containers that answer to a word, sorted by name. The
+// caller must not change them.
+func (t *Table) Named(word string) []*Container {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	found := make([]*Container, 0, len(t.keys[word]))
+	for id := range t.keys[word] {
+		found = append(found, t.all[id])
+	}
+	slices.SortFunc(found, byName)
+	return found
+}
+
+// Get returns the container with an id of 12 or 64 digits; nil: there is none.
+func (t *Table) Get(id string) *Container {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for full := range t.keys[id] {
+		if len(id) >= 12 && len(full) >= len(id) && full[:len(id)] == id {
+			return t.all[full]
+		}
+	}
+	return nil
+}
+
+// All returns every container, sorted by name.
+func (t *Table) All() []*Container {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.SortedFunc(maps.Values(t.all), byName)
+}
+
+// put records what a container is now. mu is held.
+func (t *Table) put(c *Container) {
+	before := t.all[c.ID]
+	if before != nil {
+		c.Start = before.Start
+		if before.Runs() && (!c.Runs() || restarted(before, c)) {
+			c.Start++
+		}
+		if before.same(c) {
+			return
+		}
+	}
+	t.forget(before)
+	t.all[c.ID] = c
+	for _, k := range c.indexed() {
+		if t.keys[k] == nil {
+			t.keys[k] = map[string]bool{}
+		}
+		t.keys[k][c.ID] = true
+	}
+	t.tell(before)
+	t.tell(c)
+}
+
+// remove records that a container is gone. mu is held.
+func (t *Table) remove(id string) {
+	before := t.all[id]
+	t.forget(before)
+	t.tell(before)
+}
+
+func (t *Table) forget(c *Container) {
+	if c == nil {
+		return
+	}
+	delete(t.all, c.ID)
+	for _, k := range c.indexed() {
+		delete(t.keys[k], c.ID)
+		if len(t.keys[k]) == 0 {
+			delete(t.keys, k)
+		}
+	}
+}
+
+// tell wakes those who want to know of a container, and of those which live in
+// its network.
+func (t *Table) tell(c *Container) {
+	if c == nil {
+		return
+	}
+	t.wake(c)
+	for lodger := range t.keys[lodgersOf+c.ID] {
+		t.wake(t.all[lodger])
+	}
+}
+
+func (t *Table) wake(c *Container) {
+	for _, k := range c.Keys() {
+		for s := range t.readers[k] {
+			s.poke()
+		}
+	}
+}
+
+// poke wakes the reader, who looks at everything anew: one mark is enough for
+// any number of changes.
+func (s *Subscription) poke() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+func byName(a, b *Container) int {
+	if a.Name != b.Name {
+		if a.Name < b.Name {
+			return -1
+		}
+		return 1
+	}
+	if a.ID < b.ID {
+		return -1
+	}
+	return 1
+}
