@@ -109,7 +109,7 @@ func (d *doctorCommand) examine(ctx context.Context, a asked) []finding {
 	for _, l := range a.links {
 		found = append(found, judgeListening(h, lookListening(l, a.running))...)
 	}
-	found = append(found, judgeTargets(h, reach(ctx, slices.Concat(a.links, a.untried())))...)
+	found = append(found, judgeTargets(h, reach(ctx, slices.Concat(a.links, a.untried()), d.links.sources(d.process)))...)
 	found = append(found, judgeSystem(h, lookSystem(a.links))...)
 	found = append(found, judgeControl(h, lookControl(d.process, d.control), a.running)...)
 	if d.stateDir != "" {

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"legate/internal/daemon"
 	"legate/internal/testnet"
 )
 
@@ -34,11 +35,11 @@ func TestDoctor_AsksAsTheLinksCheckDoes(t *testing.T) {
 		return fmt.Sprintf("%d=%s;check=redis;check-role=master", testnet.FreePort(t), strings.Join(targets, ","))
 	}
 	both := link(master.String(), replica.String())
-	found := judgeTargets(onHost, reach(t.Context(), doctorLinks(t, both)))
+	found := judgeTargets(onHost, reach(t.Context(), doctorLinks(t, both), daemon.SourceConfig{}))
 	wantFinding{verdictOK, master.String() + " answers", ""}.check(t, both, found)
 	wantFinding{verdictOK, replica.String() + ": role is slave, not master; another one has it", ""}.check(t, both, found)
 	alone := link(replica.String())
-	wantFinding{verdictMissing, "role is slave", "check=tcp"}.check(t, alone, judgeTargets(onHost, reach(t.Context(), doctorLinks(t, alone))))
+	wantFinding{verdictMissing, "role is slave", "check=tcp"}.check(t, alone, judgeTargets(onHost, reach(t.Context(), doctorLinks(t, alone), daemon.SourceConfig{})))
 }
 
 // What there was no time to try has not failed.
@@ -46,7 +47,7 @@ func TestDoctor_SaysWhatItHadNoTimeToTry(t *testing.T) {
 	over, cancel := context.WithCancel(t.Context())
 	cancel()
 	link := fmt.Sprintf("%d=%s", testnet.FreePort(t), testnet.Serve(t, "tcp4", testnet.Echo))
-	found := judgeTargets(onHost, reach(over, doctorLinks(t, link)))
+	found := judgeTargets(onHost, reach(over, doctorLinks(t, link), daemon.SourceConfig{}))
 	wantFinding{verdictWeak, "was not tried: others took too long", "legate doctor"}.check(t, link, found)
 	if n := countOf(found, verdictMissing); n != 0 {
 		t.Errorf("%d missing: %v", n, found)

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"legate/internal/check"
+	"legate/internal/daemon"
 	"legate/internal/spec"
 )
 
@@ -44,17 +45,21 @@ type answer struct {
 	late     bool // others took all the time that there was
 }
 
-// reach looks up every name and tries every endpoint as the link would.
-func reach(ctx context.Context, links []spec.Link) []reached {
+// reach asks every source and tries every endpoint as the link would.
+func reach(ctx context.Context, links []spec.Link, sources daemon.SourceConfig) []reached {
 	ctx, cancel := context.WithTimeout(ctx, reachPatience)
 	defer cancel()
 	var all []reached
+	var targets []spec.Target
 	for _, l := range links {
 		for _, t := range l.Targets {
 			all = append(all, reached{link: l, target: t})
+			targets = append(targets, t)
 		}
 	}
-	at := surroundings{links: links, own: ownAddresses(), turns: make(chan struct{}, reachAtOnce)}
+	asking, enough := context.WithTimeout(ctx, reachPatience*2/3)
+	defer enough()
+	at := surroundings{links: links, own: ownAddresses(), found: daemon.Resolve(asking, sources, targets), turns: make(chan struct{}, reachAtOnce)}
 	var trying sync.WaitGroup
 	for i := range all {
 		r := &all[i]
@@ -69,7 +74,8 @@ func reach(ctx context.Context, links []spec.Link) []reached {
 type surroundings struct {
 	links []spec.Link
 	own   []netip.Addr
-	turns chan struct{} // to look up a name, or to try an endpoint
+	found map[spec.Target]daemon.Resolved
+	turns chan struct{} // to try an endpoint
 }
 
 func (s surroundings) takeTurn() (done func()) {
@@ -90,7 +96,10 @@ func readable(path string) error {
 }
 
 func (r *reached) try(ctx context.Context, at surroundings) {
-	all := r.lookUp(ctx, at)
+	all := at.found[r.target].Answer.Endpoints
+	if len(all) == 0 {
+		r.lookup = at.found[r.target].Answer.Err
+	}
 	if r.secret != nil {
 		return // no check can be made, and why is told once for the link
 	}
@@ -100,16 +109,10 @@ func (r *reached) try(ctx context.Context, at surroundings) {
 	}
 	r.endpoints = make([]answer, len(all))
 	var trying sync.WaitGroup
-	for i, e := range all {
-		trying.Go(func() { r.endpoints[i] = r.ask(ctx, e, at) })
+	for i, m := range all {
+		trying.Go(func() { r.endpoints[i] = r.ask(ctx, m.Endpoint, at) })
 	}
 	trying.Wait()
-}
-
-func (r *reached) lookUp(ctx context.Context, at surroundings) (all []spec.Endpoint) {
-	defer at.takeTurn()()
-	all, r.lookup = endpointsOf(ctx, r.target)
-	return all
 }
 
 func (r *reached) ask(ctx context.Context, e spec.Endpoint, at surroundings) answer {
@@ -123,24 +126,6 @@ func (r *reached) ask(ctx context.Context, e spec.Endpoint, at surroundings) ans
 		a.err = tryEndpoint(ctx, r.link.Options, e)
 	}
 	return a
-}
-
-func endpointsOf(ctx context.Context, t spec.Target) ([]spec.Endpoint, error) {
-	if t.Protocol == spec.Unix {
-		return []spec.Endpoint{{Protocol: spec.Unix, Path: t.Path}}, nil
-	}
-	addr, err := netip.ParseAddr(t.Host)
-	addrs := []netip.Addr{addr}
-	if err != nil {
-		if addrs, err = net.DefaultResolver.LookupNetIP(ctx, "ip", t.Host); err != nil {
-			return nil, err
-		}
-	}
-	var all []spec.Endpoint
-	for _, a := range addrs {
-		all = append(all, spec.Endpoint{Protocol: t.Protocol, Addr: netip.AddrPortFrom(a.Unmap(), t.Port)})
-	}
-	return all, nil
 }
 
 // loopOf names the link that listens at an endpoint.
@@ -203,7 +188,11 @@ func judgeTarget(h host, r reached, others bool) (found []finding) {
 		bad = weak // the others serve
 	}
 	if r.lookup != nil {
-		return []finding{bad(about, h.lookup(r.target.Host), "target %s: %s", r.target, lookupText(r.lookup))}
+		mend := hintOf(r.lookup)
+		if mend == "" && (r.target.Source == spec.SourceDNS || r.target.Source == spec.SourceName) {
+			mend = h.lookup(r.target.Host)
+		}
+		return []finding{bad(about, mend, "target %s: %v", r.target, r.lookup)}
 	}
 	for _, a := range r.endpoints {
 		what := a.endpoint.String()
@@ -235,13 +224,6 @@ func judgeTarget(h host, r reached, others bool) (found []finding) {
 func otherRole(err error) bool {
 	_, other := errors.AsType[*spec.RoleError](err)
 	return other
-}
-
-func lookupText(err error) string {
-	if d, ok := errors.AsType[*net.DNSError](err); ok && d.IsNotFound {
-		return "there is no such name"
-	}
-	return err.Error()
 }
 
 func (h host) lookup(name string) string {

@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"testing"
 
+	"legate/internal/daemon"
 	"legate/internal/spec"
 	"legate/internal/testnet"
 )
@@ -147,8 +148,8 @@ func TestDoctor_JudgesTargets(t *testing.T) {
 		"itself, of a container":   {inBridge, []answer{{endpoint: at("127.0.0.1:80"), err: refused}}, nil, false, wantFinding{verdictMissing, "refused", "--add-host host.docker.internal:host-gateway"}},
 		"well there, but not well": {inBridge, []answer{{endpoint: at("127.0.0.1:80"), err: errClosesAtOnce}}, nil, false, wantFinding{verdictMissing, "closes at once", "the server's own log"}},
 		"loop":                     {onHost, []answer{{endpoint: at("127.0.0.1:80"), loop: "80"}}, nil, false, wantFinding{verdictMissing, "would loop: link 80", "another port"}},
-		"a name that is not there": {onHost, nil, &net.DNSError{IsNotFound: true}, false, wantFinding{verdictMissing, "no such name", "getent ahosts web"}},
-		"a container's name":       {inBridge, nil, &net.DNSError{IsNotFound: true}, false, wantFinding{verdictMissing, "no such name", "docker network connect"}},
+		"a name that is not there": {onHost, nil, errors.New("look up web: no such name"), false, wantFinding{verdictMissing, "no such name", "getent ahosts web"}},
+		"a container's name":       {inBridge, nil, errors.New("look up web: no such name"), false, wantFinding{verdictMissing, "no such name", "docker network connect"}},
 		"udp":                      {onHost, []answer{{endpoint: at("10.0.0.1:80"), untried: true}}, nil, false, wantFinding{verdictOK, "nobody can tell", ""}},
 	} {
 		link := doctorLinks(t, "80=web:80")[0]
@@ -162,12 +163,12 @@ func TestDoctor_ALinkWorksWithOneEndpoint(t *testing.T) {
 	s := testnet.Serve(t, "tcp4", func(c net.Conn) { _, _ = c.Read(make([]byte, 1)) })
 	closing := testnet.Serve(t, "tcp4", func(net.Conn) {})
 	link := fmt.Sprintf("%d=%s,%s", testnet.FreePort(t), closing, s)
-	found := judgeTargets(onHost, reach(t.Context(), doctorLinks(t, link)))
+	found := judgeTargets(onHost, reach(t.Context(), doctorLinks(t, link), daemon.SourceConfig{}))
 	wantFinding{verdictOK, s.String() + " answers", ""}.check(t, link, found)
 	wantFinding{verdictWeak, closing.String() + ": it accepts, and closes at once", ""}.check(t, link, found)
 
 	only := fmt.Sprintf("%d=%s", testnet.FreePort(t), closing)
-	wantFinding{verdictMissing, "closes at once", ""}.check(t, only, judgeTargets(onHost, reach(t.Context(), doctorLinks(t, only))))
+	wantFinding{verdictMissing, "closes at once", ""}.check(t, only, judgeTargets(onHost, reach(t.Context(), doctorLinks(t, only), daemon.SourceConfig{})))
 }
 
 // The parser of links sees loops of addresses; those of names show here.
@@ -194,7 +195,7 @@ func TestDoctor_ReadsPasswordFiles(t *testing.T) {
 	link := "6379=127.0.0.1:1;check=redis;check-user=u;check-password-file=" + file
 	found := judgeTargets(onHost, []reached{{link: doctorLinks(t, link)[0], secret: readable(file)}})
 	wantFinding{verdictMissing, "no such file", "install -m 400 /dev/stdin " + file}.check(t, link, found)
-	found = judgeTargets(inBridge, reach(t.Context(), doctorLinks(t, link)))
+	found = judgeTargets(inBridge, reach(t.Context(), doctorLinks(t, link), daemon.SourceConfig{}))
 	wantFinding{verdictMissing, "no such file", "docker run -v " + file}.check(t, link, found)
 	if len(found) != 1 {
 		t.Errorf("what cannot be asked is said to fail: %v", found)

@@ -1,8 +1,11 @@
 package cli
 
 import (
+	"strings"
+
 	"github.com/spf13/cobra"
 
+	"legate/internal/daemon"
 	"legate/internal/spec"
 )
 
@@ -10,12 +13,13 @@ import (
 type linkFlags struct {
 	options *spec.Options
 	bind    *string
+	dns     *[]string
 	names   []string
 }
 
 func newLinkFlags() linkFlags {
 	o, bind := spec.DefaultOptions(), ""
-	return linkFlags{options: &o, bind: &bind}
+	return linkFlags{options: &o, bind: &bind, dns: new([]string)}
 }
 
 // add makes a flag of every option that is not only for one link.
@@ -28,7 +32,13 @@ func (f *linkFlags) add(c *cobra.Command) {
 		f.names = append(f.names, info.Name)
 	}
 	c.Flags().Var(bindFlag{f.bind}, "bind", "address of links that name none (default every address)")
-	f.names = append(f.names, "bind")
+	c.Flags().Var(dnsFlag{f.dns}, "dns", "name servers to ask, with commas between them (default those of /etc/resolv.conf)")
+	f.names = append(f.names, "bind", "dns")
+}
+
+// sources says how the sources of targets are reached.
+func (f linkFlags) sources(p Process) daemon.SourceConfig {
+	return daemon.SourceConfig{Environ: p.Environ, DNS: *f.dns}
 }
 
 // optionFlag leaves reading and checking to the one parser of options.
@@ -60,6 +70,25 @@ func (f bindFlag) Set(s string) error {
 	_, err := spec.ParseBind(s)
 	if err == nil {
 		*f.address = s
+	}
+	return err
+}
+
+type dnsFlag struct{ servers *[]string }
+
+func (f dnsFlag) String() string {
+	if f.servers == nil {
+		return ""
+	}
+	return strings.Join(*f.servers, ",")
+}
+func (f dnsFlag) Type() string { return "ADDRESS[:PORT]" }
+
+func (f dnsFlag) Set(s string) error {
+	list := strings.Split(s, ",")
+	err := daemon.CheckDNS(list)
+	if err == nil {
+		*f.servers = list
 	}
 	return err
 }

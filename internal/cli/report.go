@@ -179,8 +179,8 @@ func (r report) notes(l spec.LinkStatus) []string {
 // instead is.
 func (r report) sources(l spec.LinkStatus) (notes []string) {
 	for _, s := range l.Sources {
-		if s.Error != "" {
-			notes = append(notes, s.Error+r.learned(s.Learned))
+		if s.Error != "" || s.Weak > 0 || r.full && s.Source != spec.SourceFixed {
+			notes = append(notes, sourceWords(s, r.now))
 		}
 	}
 	if notes == nil && l.Error != "" {

@@ -54,6 +54,11 @@ A link is [LISTEN=]TARGET[,TARGET...][;option=value...]:
   192.168.1.52:6379                   the same port on both sides
   5432=db1:5432,db2:5432              the next one when one fails
   8000-8010=web:8000-8010             a range
+  6379=srv:_redis._tcp.example.org    hosts and ports from DNS (SRV records)
+  6379=consul:redis                   instances that are registered in Consul
+  6379=etcd:///services/redis         values in etcd
+  6379=docker:redis                   containers on this host
+  6379=file:endpoints.json            a list in a file
   53/udp=10.0.0.2:53                  UDP; 53/tcp+udp for both
   unix:/run/redis.sock=redis:6379     a unix socket, on either side
   '6379=redis:6379;hold=30s;name=db'  options for one link
@@ -63,7 +68,9 @@ With no LINK the environment says what to forward: LEGATE_LINKS (links separated
 by spaces); else variables like REDIS_PORT_6379_TCP=tcp://192.168.1.52:6379; else
 this container's --links, from a mounted Docker socket or from /etc/hosts.
 
-Every flag but --links is also a variable: --hold is LEGATE_HOLD.`,
+Every flag but --links is also a variable: --hold is LEGATE_HOLD. Consul, etcd and
+Docker are found by the variables of their own tools: CONSUL_HTTP_ADDR,
+CONSUL_HTTP_TOKEN, ETCDCTL_ENDPOINTS, ETCDCTL_USER, DOCKER_HOST and so on.`,
 		Example: `  legate run 6379=192.168.1.52:6379
   legate run --hold 30s --state-dir /var/lib/legate 127.0.0.1:5432=db.example.org:5432
   docker run -d --link redis:redis -p 6379:6379 legate`,
@@ -122,6 +129,7 @@ func (r *runCommand) forward(first, second context.Context, c *cobra.Command, ar
 		Warnings:       unknown,
 		Control:        r.control,
 		Places:         control.DefaultPlaces(r.process.getenv),
+		Sources:        r.links.sources(r.process),
 		StateDir:       r.stateDir,
 		Drain:          r.drain,
 		Engine:         daemon.EngineName(r.engine),

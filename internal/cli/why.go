@@ -137,20 +137,50 @@ func sourceWords(s spec.SourceStatus, now time.Time) string {
 	if s.Source == spec.SourceFixed {
 		text += ": fixed, as written"
 	} else {
-		text += ": " + s.Source + ", " + plural(s.Endpoints, "endpoint")
-		if s.Learned != nil {
-			text += ", learned " + age(now.Sub(*s.Learned)) + " ago"
-		} else {
-			text += ", no answer yet"
+		text += ": " + s.Source
+		if s.Detail != "" {
+			text += " (" + s.Detail + ")"
 		}
-	}
-	if s.Weak > 0 {
-		text += fmt.Sprintf(", %d in doubt", s.Weak)
+		text += ", " + plural(s.Endpoints, "endpoint") + answerWords(s, now)
 	}
 	if s.Error != "" {
 		text += "; " + s.Error
+		if s.Failed != nil {
+			text += ", for " + age(now.Sub(*s.Failed))
+		}
+	}
+	return text + heldWords(s, now)
+}
+
+// answerWords says how old the last good answer is, and what it is from.
+func answerWords(s spec.SourceStatus, now time.Time) (text string) {
+	switch {
+	case s.Learned != nil:
+		text = ", learned " + age(now.Sub(*s.Learned)) + " ago"
+	case s.Error == "":
+		return ", no answer yet"
+	}
+	if s.Answered != nil && (s.Learned == nil || s.Answered.Sub(*s.Learned) >= time.Second) {
+		text += ", last answer " + age(now.Sub(*s.Answered)) + " ago"
+	}
+	if s.TTL > 0 {
+		text += ", TTL " + age(time.Duration(s.TTL*float64(time.Second)))
 	}
 	return text
+}
+
+// heldWords says that endpoints are used which the source does not vouch for
+// now, and until when.
+func heldWords(s spec.SourceStatus, now time.Time) string {
+	switch {
+	case s.Weak > 0 && s.Until != nil:
+		return fmt.Sprintf("; %d of them kept as a last resort, since it no longer names them, without proof: for %s more", s.Weak, age(s.Until.Sub(now)+time.Second-1))
+	case s.Weak > 0:
+		return fmt.Sprintf("; %d of them in doubt", s.Weak)
+	case s.Held:
+		return "; held from before, until it answers"
+	}
+	return ""
 }
 
 func plural(n int, of string) string {
@@ -245,6 +275,7 @@ func traits(ep spec.EndpointStatus, now time.Time) (list []string) {
 	add(ep.Priority != 0, "priority %d", ep.Priority)
 	add(ep.Weight != 1, "weight %d", ep.Weight)
 	add(ep.Host != "", "host %s", ep.Host)
+	add(ep.Container != "", "container %s", shortID(ep.Container))
 	if ep.Drained != nil {
 		add(true, "drained %s ago", age(now.Sub(ep.Drained.When)))
 	}

@@ -45,8 +45,8 @@ link      db, on 127.0.0.1:5432: degraded
 rule      link db, given as an argument, has every caller of 127.0.0.1:5432
 target    db1:5432,10.0.0.9:5432
           swapped 3m ago, configured: 5432=db0:5432;name=db
-source    db1:5432: dns, 2 endpoints, learned 1m 30s ago, in doubt; look up db1: the server does
-          not answer
+source    db1:5432: dns, 2 endpoints, learned 1m 30s ago; look up db1: the server does not
+          answer; 2 of them in doubt
 source    10.0.0.9:5432: fixed, as written
 
     ENDPOINT       HEALTH           LOAD  CONNECT

@@ -39,6 +39,8 @@ type Config struct {
 	Control string
 	// Places of control sockets that are given by name.
 	Places control.Places
+	// Sources says how sources are reached.
+	Sources SourceConfig
 	// StateDir keeps overrides over restarts; "": they end with the process.
 	StateDir string
 	// Drain is how long live connections may take to end when ctx ends; 0:
@@ -179,7 +181,7 @@ func (d *Daemon) build() (err error) {
 		Log:            d.cfg.Log,
 		LogConnections: d.cfg.LogConnections,
 	})
-	d.discovery = discover.New(discover.Config{Set: d.learn, Log: d.cfg.Log})
+	d.discovery = discover.New(discover.Config{Set: d.learn, Sources: d.cfg.Sources.open(), Log: d.cfg.Log})
 	return nil
 }
 
@@ -288,7 +290,6 @@ func (d *Daemon) apply() {
 	}
 	targets := next.targets()
 	d.discovery.Apply(slices.Concat(before.targets(), targets, d.tried()))
-	d.awaitAnswers(targets)
 	d.mu.Lock()
 	d.plan = next
 	d.mu.Unlock()
@@ -323,17 +324,6 @@ func (d *Daemon) keep() {
 	d.discovery.Apply(targets)
 	d.answers.keep(targets)
 	d.pool.Keep(targets)
-}
-
-// awaitAnswers lets fixed targets arrive, which are on their way already: the
-// first connection shall find them. A name may take longer, and connections
-// wait for it as they do for anything that is down.
-func (d *Daemon) awaitAnswers(targets []spec.Target) {
-	ctx, cancel := context.WithTimeout(d.cutting, time.Second)
-	defer cancel()
-	d.answers.wait(ctx, slices.DeleteFunc(slices.Clone(targets), func(t spec.Target) bool {
-		return t.Source != spec.SourceFixed
-	}))
 }
 
 // finish stops listening and lets live connections end for a while. Snapshots

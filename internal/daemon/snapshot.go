@@ -28,14 +28,36 @@ func (d *Daemon) Snapshot() spec.Snapshot {
 	if stopping {
 		s.Warnings = append(slices.Clip(s.Warnings), "stopping: no link listens any more; live connections may end within "+d.cfg.Drain.String())
 	}
+	targets := p.targetsByLink()
 	for i := range s.Links {
 		l := &s.Links[i]
 		l.Override, l.Mode = get(p.inForce.Swaps, l.Name), get(p.inForce.Modes, l.Name)
 		p.markDrained(l.Endpoints)
+		d.report(l.Sources, targets[l.Name])
 	}
 	s.Warnings = append(slices.Clip(s.Warnings), p.drainedInVain(s.Links)...)
 	s.Links = append(s.Links, p.refused...)
 	return s
+}
+
+// report says of each target what its source last said, and when: more than
+// forwarding needs to know of it.
+func (d *Daemon) report(list []spec.SourceStatus, targets []spec.Target) {
+	for i, t := range targets {
+		if i < len(list) && list[i].Target == t.String() {
+			if s, ok := d.discovery.Report(t); ok {
+				list[i] = s
+			}
+		}
+	}
+}
+
+func (p *plan) targetsByLink() map[string][]spec.Target {
+	targets := make(map[string][]spec.Target, len(p.links))
+	for _, l := range p.links {
+		targets[l.Name] = l.Targets
+	}
+	return targets
 }
 
 func (p *plan) markDrained(list []spec.EndpointStatus) {
@@ -80,6 +102,7 @@ func (d *Daemon) Why(ctx context.Context, r control.WhyRequest) (spec.Explanatio
 	}
 	e.Override, e.Mode = get(p.inForce.Swaps, l.Name), get(p.inForce.Modes, l.Name)
 	p.markDrained(e.Endpoints)
+	d.report(e.Sources, p.targetsByLink()[l.Name])
 	if r.Connect {
 		e.Attempts, err = d.forwarder.Try(ctx, l.Name, caller)
 	}

@@ -1,0 +1,89 @@
+package discover
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"legate/internal/spec"
+	"legate/internal/testnet"
+)
+
+func TestParseFile(t *testing.T) {
+	for text, want := range map[string][]Place{
+		`[]`: {},
+		`[{"address":"10.0.0.5:6379","weight":1,"priority":0}]`:                  {{Host: "10.0.0.5", Port: 6379, Weight: 1}},
+		`[{"address":"[fd00::1]:6379","weight":0,"priority":7,"host":"host-a"}]`: {{Host: "fd00::1", Port: 6379, Priority: 7, On: "host-a"}},
+		`["redis.example.org", "10.0.0.5", "unix:/run/r.sock"]`:                  {{Host: "redis.example.org", Weight: 1}, {Host: "10.0.0.5", Weight: 1}, {Path: "/run/r.sock", Weight: 1}},
+	} {
+		if got, err := parseFile([]byte(text)); err != nil || !slices.Equal(got, want) {
+			t.Errorf("%s: %+v (%v), want %+v", text, got, err, want)
+		}
+	}
+	for text, want := range map[string]string{
+		"":                              "it is empty; no endpoints are []",
+		"null":                          "it has null where a list is wanted",
+		"[] []":                         "something follows the list",
+		"[{]":                           "line 1: invalid character ']' looking for beginning of object key string",
+		"[\n{\"address\":1}]":           "cannot unmarshal number",
+		`[{"address":"a","wieght":1}]`:  `unknown field "wieght"`,
+		`["a:1", "a:1:2"]`:              `entry 2: endpoint "a:1:2": target "a:1:2" has too many colons`,
+		`["a", "consul:redis"]`:         `entry 2: endpoint "consul:redis": it is a target of a source, and no endpoint`,
+		`{"address":"a"}`:               "cannot unmarshal object",
+		`[{"address":"a","weight":-1}]`: "cannot unmarshal number -1",
+	} {
+		if got, err := parseFile([]byte(text)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %+v (%v), want %s", text, got, err, want)
+		}
+	}
+}
+
+func TestFile_IsFollowed(t *testing.T) {
+	testnet.CheckLeaks(t)
+	path := filepath.Join(t.TempDir(), "endpoints.json")
+	n := &notebook{}
+	d := New(Config{Set: n.set, Sources: map[string]Source{spec.SourceFile: File{}}})
+	defer d.Close()
+	target := spec.Target{Source: spec.SourceFile, Protocol: spec.TCP, Port: 0, Path: path}
+	says := func(what string, want func(spec.Answer) bool) {
+		t.Helper()
+		testnet.Await(t, what, func() bool {
+			a, ok := n.last(target)
+			return ok && want(a)
+		})
+	}
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(path+".new", []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(path+".new", path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	has := func(want ...string) func(spec.Answer) bool {
+		return func(a spec.Answer) bool { return a.Err == nil && slices.Equal(texts(a.Endpoints), want) }
+	}
+	d.Apply([]spec.Target{target})
+	says("that the file is missing", func(a spec.Answer) bool {
+		return a.Err != nil && strings.Contains(a.Err.Error(), "no such file") && len(a.Endpoints) == 0
+	})
+	write(`["192.0.2.1:80"]`)
+	says("the first endpoint", has("192.0.2.1:80"))
+	write(`["192.0.2.1:80", "192.0.2.2:80"]`)
+	says("the second endpoint", has("192.0.2.1:80", "192.0.2.2:80"))
+	write(`["192.0.2.1:80", `)
+	says("what is wrong, with the endpoints kept", func(a spec.Answer) bool {
+		return a.Err != nil && strings.Contains(a.Err.Error(), path) && len(a.Endpoints) == 2
+	})
+	write(`[]`)
+	says("that there is none", has())
+	write(`["192.0.2.3:80"]`)
+	says("another endpoint", has("192.0.2.3:80"))
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	says("that the file is gone, with the endpoint kept", func(a spec.Answer) bool { return a.Err != nil && len(a.Endpoints) == 1 })
+}
