@@ -1,0 +1,340 @@
+package docker_test
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"legate/internal/discover"
+	adapter "legate/internal/discover/docker"
+	"legate/internal/docker"
+	"legate/internal/spec"
+	"legate/internal/testnet"
+)
+
+// TestWatch runs all that needs no engine of its own on one engine.
+func TestWatch(t *testing.T) {
+	for label, dockerd := range engines(t) {
+		t.Run(label, func(t *testing.T) {
+			e := startEngine(t, dockerd)
+			e.docker(t, "network", "create", "backend")
+			e.docker(t, "network", "create", "other")
+			for name, test := range map[string]func(*testing.T, *engine){
+				"life of a container": testLife, "health": testHealth, "address taken over": testTakenOver,
+				"networks": testNetworks, "projects": testProjects, "modes": testModes, "many watches": testMany,
+			} {
+				t.Run(name, func(t *testing.T) {
+					testnet.CheckLeaks(t)
+					defer e.clear(t)
+					test(t, e)
+				})
+			}
+		})
+	}
+}
+
+func testLife(t *testing.T, e *engine) {
+	w := ask(t, e.source(t, ""), "redis")
+	defer w.stop()
+	r := w.until("word that there is none", func(r discover.Result) bool { return r.Err != nil })
+	wantUserError(t, r.Err, `is named "redis"`)
+	if r.Weak {
+		t.Error("the engine's own list is weak evidence")
+	}
+	id := e.up(t, "redis")
+	first := e.ip(t, "redis", "bridge")
+	r = w.until("the container", at(id, first))
+	if want := "container redis on network bridge, exposes 6379/tcp"; r.Detail != want {
+		t.Errorf("detail %q, want %q", r.Detail, want)
+	}
+	if p := r.Places[0]; p.Weight != 1 || p.Port != 0 || p.On != "" || len(p.Container) != 64 {
+		t.Errorf("place %+v", p)
+	}
+
+	e.docker(t, "stop", "redis")
+	w.until("its death", dies(id))
+	e.up(t, "squatter") // takes the lowest free address
+	e.docker(t, "start", "redis")
+	second := e.ip(t, "redis", "bridge")
+	if second == first {
+		t.Fatalf("it came back at %s", first)
+	}
+	if r = w.until("the new address", at(id, second)); slices.Contains(r.Dead, id) {
+		t.Error("it is dead and alive")
+	}
+
+	e.docker(t, "restart", "redis")
+	w.until("its second death", dies(id))
+	w.until("its third life", at(id, e.ip(t, "redis", "bridge")))
+
+	e.docker(t, "rename", "redis", "valkey")
+	w.until("that nobody has the name", func(r discover.Result) bool { return r.Err == nil && len(r.Places) == 0 && len(r.Dead) == 0 })
+	e.docker(t, "rename", "valkey", "redis")
+	w.until("the name back", at(id, e.ip(t, "redis", "bridge")))
+
+	e.docker(t, "rm", "-f", "redis")
+	r = w.until("its removal", dies(id))
+	if r.Weak || r.Err != nil {
+		t.Errorf("removal is told as %+v", r)
+	}
+}
+
+// dies wants that the container is told to be dead and is in no place.
+func dies(id string) func(discover.Result) bool {
+	return func(r discover.Result) bool {
+		return slices.Contains(r.Dead, id) && !slices.ContainsFunc(r.Places, func(p discover.Place) bool { return p.Container == id })
+	}
+}
+
+func testHealth(t *testing.T, e *engine) {
+	w := ask(t, e.source(t, ""), "web")
+	defer w.stop()
+	id := e.up(t, "web", "--health-cmd", "test -e /well", "--health-interval", "300ms", "--health-retries", "2")
+	says := func(why string) func(discover.Result) bool {
+		return func(r discover.Result) bool { return len(r.Places) == 1 && r.Places[0].Unhealthy == why }
+	}
+	w.until("the start", says("Docker: health check: starting"))
+	w.until("the failed check", says("Docker: health check: unhealthy"))
+	e.docker(t, "exec", "web", "busybox", "touch", "/well")
+	w.until("the good check", says(""))
+	e.docker(t, "pause", "web")
+	w.until("the pause", says("Docker: container is paused"))
+	e.docker(t, "unpause", "web")
+	w.until("its end", says(""))
+	e.docker(t, "kill", "web")
+	w.until("its death", dies(id))
+}
+
+func testTakenOver(t *testing.T, e *engine) {
+	w := ask(t, e.source(t, ""), "db1")
+	defer w.stop()
+	id := e.up(t, "db1")
+	ip := e.ip(t, "db1", "bridge")
+	w.until("the container", at(id, ip))
+	e.docker(t, "rm", "-f", "db1")
+	e.up(t, "stranger")
+	if got := e.ip(t, "stranger", "bridge"); got != ip {
+		t.Fatalf("the stranger is at %s and not at %s", got, ip)
+	}
+	w.until("the death", dies(id))
+	again := e.up(t, "db1")
+	r := w.until("the new one", at(again, e.ip(t, "db1", "bridge")))
+	if r.Places[0].Host == ip || !slices.Contains(r.Dead, id) {
+		t.Errorf("%+v, want %s dead and nothing at %s", r, id, ip)
+	}
+	for _, r := range w.said {
+		for _, p := range r.Places {
+			if p.Host == ip && p.Container != id {
+				t.Errorf("%s was told of another container: %+v", ip, p)
+			}
+		}
+	}
+}
+
+func testNetworks(t *testing.T, e *engine) {
+	own := e.up(t, "legate", "--network", "backend")
+	id := e.up(t, "cache", "--network", "other")
+	w := ask(t, e.source(t, own), "cache")
+	defer w.stop()
+	r := w.until("word of the networks", func(r discover.Result) bool { return r.Err != nil })
+	wantUserError(t, r.Err, "shares no network")
+	if hint := hintOf(r.Err); hint != "docker network connect other legate" {
+		t.Errorf("hint %q", hint)
+	}
+	e.docker(t, "network", "connect", "backend", "cache")
+	w.until("the address in the shared one", at(id, e.ip(t, "cache", "backend")))
+	e.docker(t, "network", "disconnect", "backend", "cache")
+	w.until("the end of what was there", dies(id))
+	w.until("the loss", func(r discover.Result) bool { return r.Err != nil })
+	e.docker(t, "network", "connect", "other", "legate")
+	w.until("our own move", at(id, e.ip(t, "cache", "other")))
+}
+
+func testProjects(t *testing.T, e *engine) {
+	own := e.up(t, "a-legate-1", compose("a", "legate")...)
+	outside, inside := e.source(t, ""), e.source(t, own)
+	b := e.up(t, "b-redis-1", compose("b", "redis")...)
+	fromHost, fromA := ask(t, outside, "redis"), ask(t, inside, "redis")
+	defer fromHost.stop()
+	defer fromA.stop()
+	fromHost.until("the only one", at(b, e.ip(t, "b-redis-1", "bridge")))
+	fromA.until("the only one", at(b, e.ip(t, "b-redis-1", "bridge")))
+
+	a := e.up(t, "a-redis-1", compose("a", "redis")...)
+	r := fromHost.until("that it is not clear", func(r discover.Result) bool { return r.Err != nil })
+	wantUserError(t, r.Err, "docker:redis may mean docker:a/redis, docker:b/redis")
+	fromA.until("our own", at(a, e.ip(t, "a-redis-1", "bridge")))
+	named := ask(t, outside, "b/redis")
+	defer named.stop()
+	named.until("the one that was named", at(b, e.ip(t, "b-redis-1", "bridge")))
+
+	a2 := e.up(t, "a-redis-2", compose("a", "redis")...)
+	fromA.until("both of a scaled service", func(r discover.Result) bool {
+		ids := []string{}
+		for _, p := range r.Places {
+			ids = append(ids, p.Container)
+		}
+		return len(ids) == 2 && slices.Contains(ids, a) && slices.Contains(ids, a2)
+	})
+	seen := fromA.seen
+	e.docker(t, "rm", "-f", "a-redis-1", "a-redis-2")
+	fromA.until("that ours are gone", func(r discover.Result) bool { return r.Err == nil && len(r.Places) == 0 })
+	for _, r := range fromA.said[seen:] {
+		if slices.ContainsFunc(r.Places, func(p discover.Place) bool { return p.Container == b }) {
+			t.Errorf("another project's while ours is being replaced: %+v", r)
+		}
+	}
+	labelled := e.up(t, "c1", "--label", "legate.service.6379=store")
+	store := ask(t, outside, "store")
+	defer store.stop()
+	store.until("the labelled one", at(labelled, e.ip(t, "c1", "bridge")))
+}
+
+func testModes(t *testing.T, e *engine) {
+	own := e.up(t, "legate")
+	host := e.up(t, "onhost", "--network", "host")
+	landlord := e.up(t, "landlord")
+	lodger := e.up(t, "lodger", "--network", "container:landlord")
+	e.up(t, "alone", "--network", "none")
+	sidecar := e.up(t, "sidecar", "--network", "container:legate")
+
+	fromHost, fromInside := e.source(t, ""), e.source(t, own)
+	expect := func(s *adapter.Source, name string, good func(discover.Result) bool) *watch {
+		w := ask(t, s, name)
+		w.until(name, good)
+		return w
+	}
+	fails := func(text string) func(discover.Result) bool {
+		return func(r discover.Result) bool { return r.Err != nil && strings.Contains(r.Err.Error(), text) }
+	}
+	for _, w := range []*watch{
+		expect(fromHost, "onhost", at(host, "127.0.0.1")),
+		expect(fromInside, "onhost", fails("in the host's network, and Legate is not")),
+		expect(fromHost, "alone", fails("has no")),
+		expect(fromInside, "sidecar", at(sidecar, "127.0.0.1")),
+		expect(fromInside, "legate", fails(`is named "legate"`)),
+	} {
+		defer w.stop()
+	}
+	w := expect(fromInside, "lodger", at(lodger, e.ip(t, "landlord", "bridge")))
+	defer w.stop()
+	e.docker(t, "stop", "landlord")
+	w.until("that its network is gone", dies(lodger))
+	w.until("why", fails("lives in the network of one that does not run"))
+	_ = landlord
+}
+
+func testMany(t *testing.T, e *engine) {
+	c := count(t, e.sock)
+	s := adapter.New(adapter.Config{Engine: docker.Config{Host: c.host}, Own: as(t, "")})
+	var watches []*watch
+	for i := range 200 {
+		w := ask(t, s, fmt.Sprintf("svc%d", i))
+		watches = append(watches, w)
+		defer w.stop()
+	}
+	for _, w := range watches {
+		w.until("an answer", func(r discover.Result) bool { return r.Err != nil })
+	}
+	if n := c.number("GET /events"); n != 1 {
+		t.Errorf("%d streams of events for 200 watches", n)
+	}
+	whole := c.number("GET /json")
+	id := e.up(t, "svc7")
+	watches[7].until("the container", at(id, e.ip(t, "svc7", "bridge")))
+	e.docker(t, "rm", "-f", "svc7")
+	watches[7].until("its death", dies(id))
+	if c.mu.Lock(); c.most > 3 {
+		t.Errorf("%d connections at once", c.most)
+	}
+	c.mu.Unlock()
+	if now := c.number("GET /json"); now > whole+2 { // the slow ones that come anyway
+		t.Errorf("the whole list was read %d times for one container", now-whole)
+	}
+	for i, w := range watches {
+		w.mu.Lock()
+		if n := len(w.said); i != 7 && n != 1 {
+			t.Errorf("watch %d was told %d times of what is not its", i, n)
+		}
+		w.mu.Unlock()
+	}
+	t.Logf("asked %v, at most %d connections", c.asked, c.most)
+}
+
+func TestWatch_EngineLost(t *testing.T) {
+	for label, dockerd := range engines(t) {
+		t.Run(label, func(t *testing.T) {
+			e := startEngine(t, dockerd)
+			s := e.source(t, "")
+			id := e.up(t, "redis", "--restart", "no")
+			w := ask(t, s, "redis")
+			w.until("the container", at(id, e.ip(t, "redis", "bridge")))
+			e.Stop(t, syscall.SIGTERM)
+			err := w.lost()
+			var user *spec.UserError
+			if !errors.As(err, &user) || strings.Contains(user.What, "EOF") {
+				t.Errorf("error %v of an engine that ended", err)
+			}
+			again := ask(t, s, "redis")
+			wantUserError(t, again.lost(), "Docker socket "+e.sock)
+
+			e.restart(t)
+			r := firstAnswer(t, s, "redis")
+			if !dies(id)(r) {
+				t.Errorf("after the restart: %+v, want %s dead", r, id)
+			}
+			e.docker(t, "start", "redis")
+			w = ask(t, s, "redis")
+			w.until("the container again", at(id, e.ip(t, "redis", "bridge")))
+			w.stop()
+
+			e.Freeze()
+			w = ask(t, s, "redis")
+			wantUserError(t, w.lost(), "did not answer: nothing came within 5s")
+			e.Thaw()
+			if r := firstAnswer(t, s, "redis"); !at(id, e.ip(t, "redis", "bridge"))(r) {
+				t.Errorf("after the pause: %+v", r)
+			}
+		})
+	}
+}
+
+// firstAnswer watches again and again until there is one, as Discovery does.
+func firstAnswer(t *testing.T, s discover.Source, name string) (r discover.Result) {
+	t.Helper()
+	testnet.Await(t, "an answer", func() bool {
+		w := ask(t, s, name)
+		defer w.stop()
+		testnet.Await(t, "an answer or the end of the watch", func() bool {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			return w.ended || len(w.said) > 0
+		})
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if len(w.said) > 0 {
+			r = w.said[0]
+		}
+		return len(w.said) > 0
+	})
+	return r
+}
+
+func wantUserError(t *testing.T, err error, what string) {
+	t.Helper()
+	var user *spec.UserError
+	if !errors.As(err, &user) || !strings.Contains(user.What, what) || user.Hint == "" {
+		t.Errorf("error %v, want one of %q with a hint", err, what)
+	}
+}
+
+func hintOf(err error) string {
+	var user *spec.UserError
+	if !errors.As(err, &user) {
+		return ""
+	}
+	return user.Hint
+}
