@@ -170,7 +170,7 @@ func (c *client) request(ctx context.Context, q query, index uint64) (*http.Requ
 func (c *client) exchange(request *http.Request) (answer, error) {
 	response, err := c.http.Do(request)
 	if err != nil {
-		return answer{}, err
+		return answer{}, noHTTP(err)
 	}
 	defer response.Body.Close()
 	c.closes = response.Close

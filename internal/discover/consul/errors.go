@@ -102,6 +102,17 @@ func cutPrefixFold(s, prefix string) (string, bool) {
 	return s[len(prefix):], true
 }
 
+// noHTTP tells an answer that is not even HTTP from a connection that broke,
+// which package net/http tells apart in the text alone.
+func noHTTP(err error) error {
+	_, what, found := strings.Cut(err.Error(), "transport connection broken: ")
+	errno := syscall.Errno(0)
+	if !found || errors.As(err, &errno) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return err
+	}
+	return fmt.Errorf("%w: %s", errNotConsul, readable(what))
+}
+
 // hintFor is what to do about an error; "": nothing comes to mind.
 func hintFor(err error) string {
 	var (
