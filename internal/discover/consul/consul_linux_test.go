@@ -15,7 +15,7 @@ import (
 	"legate/internal/testnet"
 )
 
-func start(t *testing.T, c testnet.ConsulConfig) (*testnet.Consul, environment) {
+func start(t testing.TB, c testnet.ConsulConfig) (*testnet.Consul, environment) {
 	t.Helper()
 	testnet.CheckLeaks(t)
 	server := testnet.StartConsul(t, c)
@@ -298,24 +298,41 @@ func TestQuietWaits(t *testing.T) {
 }
 
 // How long from the begin of a registration to its result, for changes that
-// follow one another; a figure, not a test.
-func TestService_Latency(t *testing.T) {
-	server, env := start(t, testnet.ConsulConfig{})
-	w := begin(t, env.source(), redis())
-	testnet.Await(t, "a result", func() bool { return len(w.all()) > 0 })
+// follow one another: about two round trips through Consul's log, and the floor
+// between two questions.
+func BenchmarkService_Change(b *testing.B) {
+	server, env := start(b, testnet.ConsulConfig{})
+	w := begin(b, env.source(), redis())
+	testnet.Await(b, "a result", func() bool { return len(w.all()) > 0 })
 	var took []time.Duration
-	for i := range 200 {
+	for i := 0; b.Loop(); i++ {
 		heavy := one(1)
-		heavy.Weight = i + 1
+		heavy.Weight = i%65535 + 1
 		begin := time.Now()
-		server.Register(t, heavy)
-		w.await(fmt.Sprintf("10.0.0.1:1*%d", i+1))
+		server.Register(b, heavy)
+		testnet.Await(b, "the result", func() bool {
+			all := w.all()
+			return strings.HasPrefix(say(all[len(all)-1]), fmt.Sprintf("10.0.0.1:1*%d", heavy.Weight))
+		})
 		w.mu.Lock()
 		took = append(took, w.last.Sub(begin))
 		w.mu.Unlock()
 	}
 	slices.Sort(took)
-	t.Logf("p50 %v, p99 %v, max %v", took[100], took[198], took[199])
+	b.ReportMetric(float64(took[len(took)/2].Microseconds()), "p50-us")
+	b.ReportMetric(float64(took[len(took)*99/100].Microseconds()), "p99-us")
+}
+
+// Consul bounds the connections of one address, 200 unless it is told
+// otherwise, and a question takes one.
+func TestTooManyConnections(t *testing.T) {
+	server, env := start(t, testnet.ConsulConfig{Config: `limits { http_max_conns_per_client = 3 }`})
+	server.Put(t, "redis", "10.0.0.1:1")
+	for range 3 {
+		begin(t, env.source(), key("redis")).await("weak, 10.0.0.1:1*1")
+	}
+	begin(t, env.source(), key("redis")).fails("ask Consul at "+server.Addr.String()+" for key redis: it answers 429: Your IP is issuing too many concurrent connections, please rate limit your calls",
+		"raise limits.http_max_conns_per_client in Consul's configuration: each service that is watched takes one connection")
 }
 
 func tokenFor(t *testing.T, server *testnet.Consul, rules string) string {

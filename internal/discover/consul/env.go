@@ -71,7 +71,10 @@ func where(getenv func(string) string, host string) (server, error) {
 	u, err := url.Parse(text)
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
 		return server{}, spec.Errorf("set "+envAddr+" to HOST:PORT, http://HOST:PORT, https://HOST:PORT or unix:///PATH",
-			"%q is no address of a Consul server", readable(text))
+			"%q is no address of a Consul server", readable(text[strings.LastIndexByte(text, '@')+1:]))
+	}
+	if u.User != nil {
+		return server{}, spec.Errorf("set "+envAuth+" to USER:PASSWORD", "the address of the Consul server %s has a user in it", u.Host)
 	}
 	if ssl {
 		u.Scheme = "https"

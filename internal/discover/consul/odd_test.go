@@ -368,6 +368,8 @@ func TestWhere(t *testing.T) {
 		{"unix:///run/consul.sock", "", "", "http://localhost /run/consul.sock"},
 		{"https://10.0.0.1:8501", "", "10.0.0.2:8500", "http://10.0.0.2:8500"},
 		{"https://10.0.0.1:8501", "true", "[fd00::2]:8500", "https://[fd00::2]:8500"},
+		{"http://u:secret@10.0.0.1:8500", "", "", "the address of the Consul server 10.0.0.1:8500 has a user in it"},
+		{"ftp://u:secret@10.0.0.1", "", "", `"10.0.0.1" is no address of a Consul server`},
 		{"ftp://10.0.0.1", "", "", `"ftp://10.0.0.1" is no address of a Consul server`},
 		{"http://", "", "", `"http://" is no address of a Consul server`},
 		{"a b", "", "", `"http://a b" is no address of a Consul server`},

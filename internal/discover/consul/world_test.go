@@ -32,7 +32,7 @@ func (e environment) with(changes environment) environment {
 
 // watched is a watch that a test looks at.
 type watched struct {
-	t      *testing.T
+	t      testing.TB
 	cancel context.CancelFunc
 	done   chan struct{}
 
@@ -43,7 +43,7 @@ type watched struct {
 }
 
 // begin watches until the test ends or the watch fails.
-func begin(t *testing.T, s *Source, target spec.Target) *watched {
+func begin(t testing.TB, s *Source, target spec.Target) *watched {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	w := &watched{t: t, cancel: cancel, done: make(chan struct{})}
@@ -124,7 +124,7 @@ func (w *watched) fails(what, hint string) {
 	checkError(w.t, w.fate(), what, hint)
 }
 
-func checkError(t *testing.T, err error, what, hint string) {
+func checkError(t testing.TB, err error, what, hint string) {
 	t.Helper()
 	if err == nil || err.Error() != what {
 		t.Errorf("the error is\n%v, want\n%s", err, what)
