@@ -107,7 +107,7 @@ func NewClient(c Config) (*Client, error) {
 	if err != nil {
 		return nil, spec.Errorf("check DOCKER_HOST", "DOCKER_HOST %q: %v", c.Host, err)
 	}
-	return &Client{network: network, address: address, api: api}, nil
+	return &Client{network: network, address: address, tls: scheme == "https", api: api}, nil
 }
 
 // withTLS reads the certificates, and leaves out what may be missing.

@@ -28,6 +28,7 @@ const timeout = 5 * time.Second
 // on. Its methods may be called at the same time.
 type Client struct {
 	network, address string
+	tls              bool
 	api              *client.Client
 }
 

@@ -48,12 +48,25 @@ func exists(path string) bool {
 // created and never started.
 func startEngine(t *testing.T, dockerd string) string {
 	t.Helper()
+	return runEngine(t, &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}, dockerd)
+}
+
+// startEngineHere runs one in our own network namespace, so that it can be
+// asked over TCP, and has it leave that alone.
+func startEngineHere(t *testing.T, dockerd string, args ...string) string {
+	t.Helper()
+	return runEngine(t, nil, dockerd, append(args, "--ip-forward=false", "--ip-masq=false")...)
+}
+
+func runEngine(t *testing.T, attr *syscall.SysProcAttr, dockerd string, args ...string) string {
+	t.Helper()
 	dir := t.TempDir()
 	host := "unix://" + dir + "/engine.sock"
 	cmd := exec.Command(dockerd, "--host="+host, "--data-root="+dir+"/data", "--exec-root="+dir+"/exec", "--pidfile="+dir+"/pid",
 		"--bridge=none", "--iptables=false", "--ip6tables=false", "--storage-driver=vfs")
+	cmd.Args = append(cmd.Args, args...)
 	cmd.Env = append(os.Environ(), "PATH="+filepath.Dir(dockerd)+":"+os.Getenv("PATH")+":/usr/sbin:/sbin")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
+	cmd.SysProcAttr = attr
 	log, err := os.Create(dir + "/log")
 	if err != nil {
 		t.Fatal(err)

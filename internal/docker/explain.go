@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"io"
 	"io/fs"
 	"net"
 	"net/url"
@@ -33,15 +34,25 @@ func (c *Client) explain(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
+	if err == nil {
+		err = io.EOF // of a stream that ended
+	}
 	if reason := c.unreachable(ctx); reason != nil {
 		return reason
 	}
 	if reason := c.refused(err); reason != nil {
 		return reason
 	}
+	if c.wantsTLS(ctx) {
+		return spec.Errorf("set DOCKER_TLS_VERIFY=1 and DOCKER_CERT_PATH=DIRECTORY with ca.pem, cert.pem and key.pem",
+			"the Docker engine at %s wants TLS", c.address)
+	}
 	text := plain(err)
-	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+	switch {
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		text = "nothing came within " + timeout.String()
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		text = "it closed the connection"
 	}
 	return spec.Errorf("see whether `docker ps` works on this host, and the engine's log",
 		"the Docker engine at %s did not answer: %s", c.address, text)
@@ -75,19 +86,32 @@ func (c *Client) unreachable(ctx context.Context) error {
 func (c *Client) refused(err error) error {
 	var unverified *tls.CertificateVerificationError
 	var authority x509.UnknownAuthorityError
-	switch text := err.Error(); {
+	switch {
 	case errdefs.IsPermissionDenied(err):
 		return spec.Errorf("a socket proxy has to let GET /containers, /events, /version and /_ping pass: CONTAINERS=1 EVENTS=1 VERSION=1 PING=1",
 			"the Docker engine at %s refuses the question: %s", c.address, plain(err))
-	case strings.Contains(text, "HTTP request to an HTTPS server"):
-		return spec.Errorf("set DOCKER_TLS_VERIFY=1 and DOCKER_CERT_PATH=DIRECTORY with ca.pem, cert.pem and key.pem",
-			"the Docker engine at %s wants TLS", c.address)
 	case errors.As(err, &unverified), errors.As(err, &authority):
 		return spec.Errorf("compare ca.pem in DOCKER_CERT_PATH with the authority of the engine, and the names in the engine's certificate with DOCKER_HOST",
 			"the certificate of the Docker engine at %s is not trusted: %s", c.address, plain(err))
-	case strings.Contains(text, "remote error: tls: "):
+	case strings.Contains(err.Error(), "remote error: tls: "):
 		return spec.Errorf("put cert.pem and key.pem, from the authority that the engine trusts, into DOCKER_CERT_PATH",
 			"the Docker engine at %s refuses our certificate", c.address)
 	}
 	return nil
+}
+
+// wantsTLS tries whether an engine that did not understand us would understand
+// TLS. It says so itself, but its reset overtakes what it says.
+func (c *Client) wantsTLS(ctx context.Context) bool {
+	if c.tls || c.network != "tcp" {
+		return false
+	}
+	limited, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	dialer := tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true}}
+	conn, err := dialer.DialContext(limited, c.network, c.address)
+	if err == nil {
+		conn.Close()
+	}
+	return err == nil
 }

@@ -2,8 +2,6 @@ package docker
 
 import (
 	"context"
-	"errors"
-	"io"
 	"maps"
 	"slices"
 	"time"
@@ -105,7 +103,7 @@ func (s *session) follow() error {
 		case <-s.ctx.Done():
 			return s.ctx.Err()
 		case err := <-stream.lost:
-			return c.explain(s.ctx, ended(err))
+			return c.explain(s.ctx, err)
 		case m := <-stream.messages:
 			s.note(m, time.Now())
 		case <-some.C:
@@ -119,14 +117,6 @@ func (s *session) follow() error {
 		}
 		some.Reset(s.untilDue(time.Now()))
 	}
-}
-
-// ended names the end of the stream, which comes as the end of a file.
-func ended(err error) error {
-	if err == nil || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return errors.New("it ended the stream of events")
-	}
-	return err
 }
 
 // note acts on an event. That a container died is believed at once.
@@ -294,7 +284,8 @@ type stream struct {
 	cancel   context.CancelFunc
 }
 
-// events returns when the engine has begun to tell them. Questions of its
+// events returns when the engine has begun to tell them, or refused, which is
+// told by the stream. Questions of its
 // health checks are left out: a container with one makes three events each
 // time.
 func (c *Client) events(ctx context.Context) (*stream, error) {
@@ -304,13 +295,7 @@ func (c *Client) events(ctx context.Context) (*stream, error) {
 		Add("event", "create", "start", "die", "destroy", "rename", "pause", "unpause", "update", "health_status", "connect", "disconnect")})
 	s := &stream{messages: r.Messages, lost: r.Err, cancel: cancel}
 	if late.Stop() {
-		select {
-		case err := <-r.Err:
-			s.close()
-			return nil, c.explain(ctx, ended(err))
-		default:
-			return s, nil
-		}
+		return s, nil
 	}
 	s.close()
 	return nil, c.explain(ctx, context.DeadlineExceeded)
