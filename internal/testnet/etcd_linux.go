@@ -171,12 +171,17 @@ func (e *Etcd) answers() bool {
 	return code != codes.Unavailable && code != codes.DeadlineExceeded
 }
 
-// do runs one call as the tests' own user.
+// do runs one call as the tests' own user, again while there is no leader.
 func (e *Etcd) do(t testing.TB, what string, call func(context.Context) error) {
 	t.Helper()
 	ctx, cancel := e.context(Patience)
 	defer cancel()
-	if err := call(ctx); err != nil {
+	var err error
+	poll(Patience, func() bool {
+		err = call(ctx)
+		return status.Code(err) != codes.Unavailable
+	})
+	if err != nil {
 		t.Fatalf("etcd: %s: %v", what, err)
 	}
 }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
-	"strings"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -100,61 +99,62 @@ func (c *client) broken(err error) bool {
 }
 
 // get reads the keys of a span as they were at that revision; 0: as they are.
-func (c *client) get(ctx context.Context, s span, revision int64) (*pb.RangeResponse, error) {
-	request := &pb.RangeRequest{Key: []byte(s.key), RangeEnd: []byte(s.end), Revision: revision}
-	ctx, err := c.loggedIn(ctx, "")
-	if err != nil {
-		return nil, err
+func (c *client) get(ctx context.Context, s span, revision int64) (answer *pb.RangeResponse, err error) {
+	refused := ""
+	for range 2 {
+		var token string
+		if token, err = c.tokenFor(ctx, refused); err != nil {
+			return nil, err
+		}
+		answer, err = pb.NewKVClient(c.conn).Range(asking(ctx, token),
+			&pb.RangeRequest{Key: []byte(s.key), RangeEnd: []byte(s.end), Revision: revision})
+		// Tokens end after five minutes without use, or when the server restarts:
+		// https://etcd.io/docs/v3.5/learning/design-auth-v3/
+		if token == "" || desc(err) != desc(rpctypes.ErrGRPCInvalidAuthToken) {
+			break
+		}
+		refused = token
 	}
-	answer, err := pb.NewKVClient(c.conn).Range(ctx, request)
-	// Tokens end after five minutes without use, or when the server restarts:
-	// https://etcd.io/docs/v3.5/learning/design-auth-v3/
-	if desc(err) != desc(rpctypes.ErrGRPCInvalidAuthToken) {
-		return answer, err
-	}
-	used, _ := metadata.FromOutgoingContext(ctx)
-	refused := strings.Join(used.Get(rpctypes.TokenFieldNameGRPC), "")
-	if ctx, err = c.loggedIn(ctx, refused); err != nil {
-		return nil, err
-	}
-	return pb.NewKVClient(c.conn).Range(ctx, request)
+	return answer, err
 }
 
-// watch opens a stream of watches. It ends when the member that it is at has
-// no leader for a while: such a member would never learn of a change.
+// watch opens a stream of watches.
 func (c *client) watch(ctx context.Context) (pb.Watch_WatchClient, error) {
-	ctx, err := c.loggedIn(ctx, "")
+	token, err := c.tokenFor(ctx, "")
 	if err != nil {
 		return nil, err
 	}
-	ctx = metadata.AppendToOutgoingContext(ctx, rpctypes.MetadataRequireLeaderKey, rpctypes.MetadataHasLeader)
-	return pb.NewWatchClient(c.conn).Watch(ctx)
+	return pb.NewWatchClient(c.conn).Watch(asking(ctx, token))
 }
 
-// loggedIn gives a context that names the user, with another token than the
-// one that was refused. Without a user it is ctx.
-func (c *client) loggedIn(ctx context.Context, refused string) (context.Context, error) {
+// tokenFor gives what says who is asking, and another one than was refused;
+// "": nobody needs to know.
+func (c *client) tokenFor(ctx context.Context, refused string) (string, error) {
 	if c.user == "" {
-		return ctx, nil
+		return "", nil
 	}
 	select {
 	case <-c.turn:
 	case <-ctx.Done():
-		return nil, status.FromContextError(ctx.Err()).Err()
+		return "", status.FromContextError(ctx.Err()).Err()
 	}
 	defer func() { c.turn <- struct{}{} }()
 	if c.token == "" || c.token == refused {
 		if err := c.login(ctx); err != nil {
-			return nil, err
+			return "", err
 		}
 	}
-	if c.token == "" {
-		return ctx, nil
+	return c.token, nil
+}
+
+// asking adds to a question who asks it, and that it fails at a member without
+// a leader, where reads wait and watches never learn of a change.
+func asking(ctx context.Context, token string) context.Context {
+	ctx = metadata.AppendToOutgoingContext(ctx, rpctypes.MetadataRequireLeaderKey, rpctypes.MetadataHasLeader)
+	if token == "" {
+		return ctx
 	}
-	md, _ := metadata.FromOutgoingContext(ctx)
-	md = md.Copy()
-	md.Set(rpctypes.TokenFieldNameGRPC, c.token)
-	return metadata.NewOutgoingContext(ctx, md), nil
+	return metadata.AppendToOutgoingContext(ctx, rpctypes.TokenFieldNameGRPC, token)
 }
 
 // login asks for a token. A server that knows no users lets everybody in.

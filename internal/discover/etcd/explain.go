@@ -1,14 +1,21 @@
 package etcd
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"os"
 	"regexp"
+	"slices"
+	"strconv"
 	"strings"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -37,22 +44,29 @@ var reasons = []reason{
 	{"not valid for any names", "its certificate has another name", "ask it by a name of its certificate"},
 	{"certificate has expired or is not yet valid", "its certificate has expired or is not yet valid", "renew it, or set the clock"},
 	{"certificate required", "it wants a certificate", "let ETCDCTL_CERT and ETCDCTL_KEY name one"},
-	{"remote error: tls: bad certificate", "it refuses our certificate", "let ETCDCTL_CERT and ETCDCTL_KEY name another one"},
-	{"remote error: tls: unknown certificate", "it refuses our certificate", "let ETCDCTL_CERT and ETCDCTL_KEY name another one"},
-	{"remote error: tls: unknown authority", "it refuses our certificate", "let ETCDCTL_CERT and ETCDCTL_KEY name another one"},
+	{"remote error: tls: bad certificate", refused, "let ETCDCTL_CERT and ETCDCTL_KEY name another one"},
+	{"remote error: tls: unknown certificate", refused, "let ETCDCTL_CERT and ETCDCTL_KEY name another one"},
 	{"first record does not look like a TLS handshake", "it speaks no TLS", "unset ETCDCTL_CACERT, ETCDCTL_CERT, ETCDCTL_KEY and https://"},
 	{"connection refused", "connection refused", ""},
 	{"no route to host", "no route to host", ""},
 	{"network is unreachable", "network is unreachable", ""},
 	{"no such host", "no such host", ""},
-	{"i/o timeout", "no answer to a connect", ""},
 	{"keepalive ping failed", "it stopped answering", ""},
+	{"no answer to a watch", "no answer", ""},
+	{"i/o timeout", "no answer", ""},
+	{"context deadline exceeded", "no answer", ""},
+	// gRPC's own timer closed it under the reader.
+	{"use of closed network connection", "no answer", ""},
 }
 
-// foreign are errors after which it is worth to ask what else is there.
-var foreign = []string{
-	"server preface", "unexpected HTTP status code", "unknown service", "unknown method", "missing selected ALPN",
-	"no application protocol", "deadline exceeded", "deadline has expired", "content-type", "frame",
+const refused = "it refuses our certificate"
+
+// closed are texts of a connection that the other side ended. Which one it is
+// depends on who was faster.
+var closed = []string{"EOF", "broken pipe", "connection reset", "transport is closing", "goaway", "GOAWAY"}
+
+func containsOneOf(s string, texts []string) bool {
+	return slices.ContainsFunc(texts, func(text string) bool { return strings.Contains(s, text) })
 }
 
 // ends are the two ends of a connection, the near one with a port that differs
@@ -77,80 +91,144 @@ func (c *client) explain(ctx context.Context, path string, err error) error {
 
 func (c *client) why(ctx context.Context, err error) (what, hint string) {
 	said := desc(err)
-	for _, r := range reasons {
-		if strings.Contains(said, r.contains) {
-			return r.what, r.hint
-		}
+	if what, hint = c.known(said); what != "" {
+		return what, hint
 	}
-	for _, text := range foreign {
-		if strings.Contains(said, text) {
-			if what, hint = c.probe(ctx); what != "" {
-				return what, hint
-			}
-		}
+	if own, ok := strings.CutPrefix(said, "etcdserver: "); ok {
+		return printable(own), ""
 	}
 	switch status.Code(err) {
-	case codes.DeadlineExceeded:
-		return "no answer", ""
-	case codes.Unavailable:
-		if strings.Contains(said, "server preface") {
-			return "it does not speak etcd's protocol", "is another server there?"
+	case codes.Unavailable, codes.Unimplemented, codes.Internal:
+		if what, hint = c.probe(ctx); what != "" {
+			return what, hint
 		}
-		return "the connection was lost", ""
 	}
-	if errors.Is(err, errLate) {
-		return "no answer", ""
+	if containsOneOf(said, closed) {
+		return "it closed the connection", ""
 	}
-	return ends.ReplaceAllString(said, ""), ""
+	if status.Code(err) == codes.Unimplemented || strings.Contains(said, "server preface") {
+		return "it does not speak etcd's protocol", "is another server there?"
+	}
+	return printable(ends.ReplaceAllString(said, "")), ""
 }
 
-// probe asks a server that does not speak gRPC what it is, as etcd of all
-// versions answers it over HTTP; "": nothing is known.
+// printable keeps what a server says to one short line.
+func printable(said string) string {
+	quoted := strconv.Quote(said[:min(len(said), 200)])
+	return quoted[1 : len(quoted)-1]
+}
+
+// known looks a text up in reasons; "": there is none.
+func (c *client) known(said string) (what, hint string) {
+	for _, r := range reasons {
+		if !strings.Contains(said, r.contains) {
+			continue
+		}
+		// Before TLS 1.3 there is no other alert for this.
+		if r.what == refused && (c.tls == nil || len(c.tls.Certificates) == 0) {
+			return c.known("certificate required")
+		}
+		return r.what, r.hint
+	}
+	return "", ""
+}
+
+// probe asks a server that gRPC cannot speak with what it is; "": nothing is
+// known.
 func (c *client) probe(ctx context.Context) (what, hint string) {
 	ctx, cancel := context.WithTimeout(ctx, c.dialTimeout)
 	defer cancel()
 	for _, address := range c.addresses {
-		version, err := c.version(ctx, address)
-		switch {
-		case err == nil && (strings.HasPrefix(version, "2.") || strings.HasPrefix(version, "0.")):
-			return "this etcd (" + version + ") has only the v2 API", "Legate speaks v3: upgrade etcd to 3.4 or later"
-		case err == nil:
-			return "it answers over HTTP as etcd " + version + " but not by the v3 protocol", "ask the client port itself, not a proxy of HTTP"
-		case errors.Is(err, errOtherHTTP):
-			return "an HTTP server that is not etcd is there", "check the address"
-		case c.tls == nil && speaksTLS(ctx, address):
-			return "it speaks TLS only", "write https:// in ETCDCTL_ENDPOINTS, or let ETCDCTL_CACERT name the certificate of its authority"
+		if what, hint = c.probeOne(ctx, address); what != "" {
+			return what, hint
 		}
+	}
+	return "", ""
+}
+
+func (c *client) probeOne(ctx context.Context, address string) (what, hint string) {
+	if c.tls != nil {
+		if what, hint = c.known(alert(ctx, address, c.tls)); what != "" {
+			return what, hint
+		}
+	}
+	version, err := version(ctx, address, c.tls)
+	switch {
+	case err == nil && (strings.HasPrefix(version, "2.") || strings.HasPrefix(version, "0.")):
+		return "this etcd (" + version + ") has only the v2 API", "Legate speaks v3: upgrade etcd to 3.4 or later"
+	case errors.Is(err, errOtherHTTP):
+		return "an HTTP server that is not etcd is there", "check the address"
+	case err == nil: // it was away for a moment
+	case c.tls == nil && speaksTLS(ctx, address):
+		return "it speaks TLS only", "write https:// in ETCDCTL_ENDPOINTS, or let ETCDCTL_CACERT name the certificate of its authority"
+	case c.tls != nil && speaksHTTP(ctx, address):
+		return c.known("first record does not look like a TLS handshake")
 	}
 	return "", ""
 }
 
 var errOtherHTTP = errors.New("not etcd's answer")
 
-func (c *client) version(ctx context.Context, address string) (string, error) {
-	scheme := "http"
-	if c.tls != nil {
-		scheme = "https"
+// alert is what a server says against a certificate of ours. With TLS 1.3 it
+// says so after the handshake, and what is written before that was read may
+// turn the alert into a reset.
+func alert(ctx context.Context, address string, config *tls.Config) string {
+	conn, err := (&tls.Dialer{Config: config}).DialContext(ctx, "tcp", address)
+	if err != nil {
+		return err.Error()
 	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, scheme+"://"+address+"/version", nil)
+	defer conn.Close()
+	_ = conn.SetReadDeadline(time.Now().Add(alertWait))
+	if _, err = conn.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		return ""
+	}
+	return err.Error()
+}
+
+// alertWait is more than a round trip to a registry.
+const alertWait = 300 * time.Millisecond
+
+// version asks for the release as etcd of all versions answers it over HTTP.
+// It does so by hand: the client of net/http writes to the process's own log
+// when a server says what nobody asked for.
+func version(ctx context.Context, address string, config *tls.Config) (string, error) {
+	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
 	if err != nil {
 		return "", err
 	}
-	transport := &http.Transport{TLSClientConfig: c.tls.Clone(), DisableKeepAlives: true}
-	answer, err := transport.RoundTrip(request)
+	defer conn.Close()
+	if until, ok := ctx.Deadline(); ok {
+		_ = conn.SetDeadline(until)
+	}
+	if config != nil {
+		config = config.Clone()
+		config.ServerName = serverName(address)
+		conn = tls.Client(conn, config)
+	}
+	fmt.Fprintf(conn, "GET /version HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n", address)
+	answer, err := http.ReadResponse(bufio.NewReader(io.LimitReader(conn, versionLimit)), nil)
 	if err != nil {
 		return "", err
 	}
 	defer answer.Body.Close()
 	var version struct{ EtcdServer string }
-	err = json.NewDecoder(io.LimitReader(answer.Body, 4096)).Decode(&version)
+	err = json.NewDecoder(answer.Body).Decode(&version)
 	if err != nil || !release.MatchString(version.EtcdServer) {
 		return "", errOtherHTTP
 	}
 	return version.EtcdServer, nil
 }
 
+// versionLimit is how much is read of an answer with a version in it.
+const versionLimit = 64 << 10
+
 var release = regexp.MustCompile(`^\d+\.\d+[0-9A-Za-z.+-]{0,30}$`)
+
+// speaksHTTP tells whether a server that fails under TLS would without.
+func speaksHTTP(ctx context.Context, address string) bool {
+	_, err := version(ctx, address, nil)
+	return err == nil || errors.Is(err, errOtherHTTP)
+}
 
 // speaksTLS tells whether a server that does not understand us would under
 // TLS. Nothing is sent, so who it is does not matter.
