@@ -126,6 +126,14 @@ func always(t testing.TB, rcode int) handler {
 	return func(w dns.ResponseWriter, q *dns.Msg) { _ = w.WriteMsg(reply(t, q, rcode)) }
 }
 
+// rewrite replaces a file's text in place, as Docker does.
+func rewrite(t testing.TB, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func text(t testing.TB, s string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "text")
@@ -189,6 +197,7 @@ func shown(r discover.Result) string {
 // watching is a watch that goes on, and is begun again after failures, without
 // a pause but the shortest.
 type watching struct {
+	end     func() // ends the watch and waits for it
 	suspect chan struct{}
 	mu      sync.Mutex // guards the following
 	results []discover.Result
@@ -200,6 +209,8 @@ func follow(t testing.TB, s *Source, q spec.Target) *watching {
 	w := &watching{suspect: make(chan struct{}, 1)}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
+	w.end = func() { cancel(); <-done }
+	t.Cleanup(w.end)
 	query := discover.Query{Target: q, Suspect: w.suspect}
 	go func() {
 		defer close(done)
@@ -209,7 +220,6 @@ func follow(t testing.TB, s *Source, q spec.Target) *watching {
 			_ = discover.Query{}.Wait(ctx, time.Now(), discover.Floor/4)
 		}
 	}()
-	t.Cleanup(func() { cancel(); <-done })
 	return w
 }
 
