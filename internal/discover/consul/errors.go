@@ -195,7 +195,10 @@ func remoteAlert(err error) string {
 
 func unresolved(err *net.DNSError) string {
 	if err.IsTimeout {
-		return "no answer in time"
+		return errSlow.Error()
+	}
+	if strings.Contains(err.Err, "->") { // both ends of a socket
+		return "the name server does not answer"
 	}
 	return readable(err.Err)
 }

@@ -3,14 +3,20 @@ package consul
 import (
 	"bytes"
 	"cmp"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
+	"os"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -484,4 +490,81 @@ func TestBodyLimitLeavesRoom(t *testing.T) {
 	o := oddServer(t, turn{index: "1", body: string(append(body, ']'))})
 	w := begin(t, environment{envAddr: o.addr}.source(), redis())
 	w.await("weak, error: no instance of redis is registered in Consul at " + o.addr)
+}
+
+func TestChoose(t *testing.T) {
+	for _, c := range []struct {
+		path  string
+		keys  []string
+		want  []string
+		below bool
+	}{
+		{"a/b", []string{"a/b", "a/b-old/x", "a/bc"}, []string{"a/b"}, false},
+		{"a/b", []string{"a/b", "a/b/", "a/b/dir/"}, []string{"a/b"}, false},
+		{"a/b", []string{"a/b", "a/b/", "a/b/x", "a/b/y/z"}, []string{"a/b/x", "a/b/y/z"}, true},
+		{"a/b", []string{"a/bc"}, nil, false},
+		{"", []string{"x", "y/", "y/z"}, []string{"x", "y/z"}, true},
+	} {
+		var pairs []pair
+		for _, name := range c.keys {
+			pairs = append(pairs, pair{Key: &name})
+		}
+		chosen, below, err := keys{path: c.path}.choose(pairs)
+		var got []string
+		for _, one := range chosen {
+			got = append(got, *one.Key)
+		}
+		if err != nil || !slices.Equal(got, c.want) || below != c.below {
+			t.Errorf("%q of %q: %q, below %t, %v; want %q, below %t", c.path, c.keys, got, below, err, c.want, c.below)
+		}
+	}
+}
+
+// A watch that failed keeps no connection, which nobody would use again.
+func TestFailureClosesTheConnection(t *testing.T) {
+	testnet.CheckLeaks(t)
+	closed := make(chan struct{})
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { turn{status: 403}.write(w) }))
+	server.Config.ConnState = func(_ net.Conn, s http.ConnState) {
+		if s == http.StateClosed {
+			close(closed)
+		}
+	}
+	server.Start()
+	t.Cleanup(server.Close)
+	begin(t, environment{envAddr: server.Listener.Addr().String()}.source(), redis())
+	select {
+	case <-closed:
+	case <-time.After(testnet.Patience):
+		t.Error("the connection is still open")
+	}
+}
+
+// The same failure gives the same text each time: ports, name servers and the
+// time of day are not in it.
+func TestExplain(t *testing.T) {
+	from, to := &net.TCPAddr{Port: 50123}, &net.TCPAddr{Port: 8500}
+	read := func(err error) error {
+		return &url.Error{Op: "Get", URL: "http://x", Err: &net.OpError{Op: "read", Net: "tcp", Source: from, Addr: to, Err: err}}
+	}
+	expired := x509.CertificateInvalidError{Reason: x509.Expired, Detail: "current time 2026-01-01T00:00:00Z is after 2025-01-01T00:00:00Z"}
+	for _, c := range []struct {
+		err        error
+		want, hint string
+	}{
+		{read(os.NewSyscallError("read", syscall.ECONNRESET)), "connection reset by peer", ""},
+		{read(os.NewSyscallError("connect", syscall.EHOSTUNREACH)), "no route to host", ""},
+		{read(errors.New("odd")), "odd", ""},
+		{read(io.EOF), "the connection was lost", ""},
+		{read(&net.DNSError{Err: "no such host", Name: "consul.test", Server: "10.0.0.1:53", IsNotFound: true}), "look up consul.test: no such host", ""},
+		{read(&net.DNSError{Err: "read udp 10.0.0.2:40000->10.0.0.1:53: i/o timeout", Name: "consul.test", Server: "10.0.0.1:53", IsTimeout: true}), "look up consul.test: no answer in time", ""},
+		{read(&net.DNSError{Err: "read udp 10.0.0.2:40000->10.0.0.1:53: read: connection refused", Name: "consul.test", Server: "10.0.0.1:53"}), "look up consul.test: the name server does not answer", ""},
+		{read(&net.DNSError{Err: "server misbehaving", Name: "consul.test", Server: "10.0.0.1:53"}), "look up consul.test: server misbehaving", ""},
+		{read(os.ErrDeadlineExceeded), "no answer in time", ""},
+		{&tls.CertificateVerificationError{Err: expired}, "its certificate has expired or is not yet valid", "renew the server's certificate"},
+	} {
+		if got := explain(c.err); got != c.want || hintFor(c.err) != c.hint {
+			t.Errorf("%v:\n%s (%s), want\n%s (%s)", c.err, got, hintFor(c.err), c.want, c.hint)
+		}
+	}
 }
