@@ -26,7 +26,7 @@ const (
 
 // again is when a container is read after an event: pause, network connect and
 // others are told before the list has them.
-var again = [...]time.Duration{0, 100 * time.Millisecond, time.Second}
+var again = [...]time.Duration{0, 20 * time.Millisecond, 150 * time.Millisecond, time.Second}
 
 // session follows one engine until it is lost or nobody reads any more.
 type session struct {
@@ -304,6 +304,6 @@ func (c *Client) events(ctx context.Context) (*stream, error) {
 // close ends the stream and waits for it.
 func (s *stream) close() {
 	s.cancel()
-	for range s.lost { //nolint:revive // its end is what is waited for
+	for range s.lost { // until its goroutine has ended
 	}
 }
