@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"legate/internal/spec"
 	"legate/internal/testnet"
 )
 
@@ -193,5 +194,13 @@ func TestTable_FailureIsSharedForAMoment(t *testing.T) {
 	}
 	if n := len(asked) - before; n > 2*before {
 		t.Errorf("%d connections for 100 subscribers of an engine that just failed", n)
+	}
+}
+
+func wantUserError(t *testing.T, err error, what string) {
+	t.Helper()
+	var user *spec.UserError
+	if !errors.As(err, &user) || !strings.Contains(user.What, what) || user.Hint == "" {
+		t.Errorf("error %v, want one of %q with a hint", err, what)
 	}
 }

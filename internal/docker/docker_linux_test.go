@@ -262,11 +262,3 @@ func TestLinks_EndsWithItsContext(t *testing.T) {
 		t.Errorf("error %v, want that of the context", err)
 	}
 }
-
-func wantUserError(t *testing.T, err error, what string) {
-	t.Helper()
-	var user *spec.UserError
-	if !errors.As(err, &user) || !strings.Contains(user.What, what) || user.Hint == "" {
-		t.Errorf("error %v, want one of %q with a hint", err, what)
-	}
-}
