@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"legate/internal/spec"
@@ -82,12 +83,40 @@ func (s *Source) connect(t spec.Target) (*client, error) {
 
 func dialer(unix string) func(ctx context.Context, network, address string) (net.Conn, error) {
 	d := &net.Dialer{Timeout: 10 * time.Second}
-	if unix == "" {
-		return d.DialContext
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		if unix != "" {
+			network, address = "unix", unix
+		}
+		c, err := d.DialContext(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		return &conversation{Conn: c, spoke: make(chan struct{})}, nil
 	}
-	return func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return d.DialContext(ctx, "unix", unix)
-	}
+}
+
+// conversation is a connection that hears nothing before it said something. Consul
+// refuses a connection too many before it is asked; package net/http would take
+// that for noise, and often lose why.
+type conversation struct {
+	net.Conn
+	once  sync.Once
+	spoke chan struct{}
+}
+
+func (c *conversation) Read(p []byte) (int, error) {
+	<-c.spoke
+	return c.Conn.Read(p)
+}
+
+func (c *conversation) Write(p []byte) (int, error) {
+	c.once.Do(func() { close(c.spoke) })
+	return c.Conn.Write(p)
+}
+
+func (c *conversation) Close() error {
+	defer c.once.Do(func() { close(c.spoke) })
+	return c.Conn.Close()
 }
 
 func (c *client) close() { c.http.CloseIdleConnections() }
