@@ -14,15 +14,15 @@ const dockerPatience = 3 * time.Second
 // lookDocker tells whether the engine answers, where somebody wanted it to: a
 // link's own words need no engine.
 func lookDocker(ctx context.Context, p Process, h host, a asked) []finding {
-	address := p.getenv("DOCKER_HOST")
-	if address == "" {
+	engine := docker.FromEnvironment(p.getenv)
+	if engine.Host == "" {
 		if _, err := os.Stat(strings.TrimPrefix(docker.DefaultHost, "unix://")); err != nil || !h.container {
 			return nil
 		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, dockerPatience)
 	defer cancel()
-	client, err := docker.New(address)
+	client, err := docker.NewClient(engine)
 	version := ""
 	if err == nil {
 		defer client.Close()

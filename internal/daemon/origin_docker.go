@@ -26,10 +26,10 @@ const (
 // the linked containers expose. They lead to the alias, not to the address of
 // the moment, and so follow a restarted server.
 type dockerOrigin struct {
-	parse spec.ParseConfig
-	host  string
-	id    string
-	also  []string // warnings from before it was chosen
+	parse  spec.ParseConfig
+	engine docker.Config
+	id     string
+	also   []string // warnings from before it was chosen
 
 	// known are the linked containers by their first alias. What was known
 	// once stays: the engine drops the links of a container that is being
@@ -45,8 +45,8 @@ var errNoDocker = errors.New("no Docker")
 
 // fromDocker asks the engine once. The error says why it told nothing.
 func (c OriginConfig) fromDocker(ctx context.Context) (*dockerOrigin, error) {
-	host := getenv(c.Environ, "DOCKER_HOST")
-	if host == "" {
+	engine := docker.FromEnvironment(func(name string) string { return getenv(c.Environ, name) })
+	if engine.Host == "" {
 		if _, err := os.Stat(strings.TrimPrefix(docker.DefaultHost, "unix://")); err != nil {
 			return nil, fmt.Errorf("%w socket", errNoDocker)
 		}
@@ -56,8 +56,8 @@ func (c OriginConfig) fromDocker(ctx context.Context) (*dockerOrigin, error) {
 		return nil, fmt.Errorf("%w container around this process", errNoDocker)
 	}
 	c.Parse.Origin = spec.OriginDocker
-	o := &dockerOrigin{parse: c.Parse, host: host, id: id, known: map[string]docker.Linked{}}
-	client, err := docker.New(host)
+	o := &dockerOrigin{parse: c.Parse, engine: engine, id: id, known: map[string]docker.Linked{}}
+	client, err := docker.NewClient(engine)
 	if err != nil {
 		return nil, err
 	}
@@ -68,7 +68,7 @@ func (c OriginConfig) fromDocker(ctx context.Context) (*dockerOrigin, error) {
 
 // Watch implements Origin.
 func (o *dockerOrigin) Watch(ctx context.Context, set func([]spec.Link, []string)) error {
-	client, err := docker.New(o.host)
+	client, err := docker.NewClient(o.engine)
 	if err != nil {
 		return err
 	}

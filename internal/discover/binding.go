@@ -20,6 +20,10 @@ type binding struct {
 	names map[string]*topic // of the places that are names
 	said  *spec.Answer
 	told  time.Time
+	// owed are answers with a death. They are told one by one: a container
+	// that is started again with the same address would be the same one, and
+	// who is connected to its former life would wait for ever.
+	owed []spec.Answer
 
 	telling sync.Mutex // held during Set; guards the following
 	stopped bool       // Set is not called any more

@@ -208,6 +208,11 @@ func (d *Discovery) due(now time.Time) (due []news, next time.Duration) {
 		d.changed(t)
 	}
 	for b := range d.dirty {
+		for _, a := range b.owed {
+			b.said, b.told = &a, now
+			due = append(due, news{b, a})
+		}
+		b.owed = nil
 		if left := b.told.Add(quiet).Sub(now); left > 0 {
 			next = min(next, left)
 			continue
@@ -268,7 +273,13 @@ func (d *Discovery) learn(t *topic, r Result) {
 	if d.topics[t.question] != t {
 		return
 	}
-	t.known.learn(r, time.Now())
+	now, died := time.Now(), t.known.diesIn(r)
+	t.known.learn(r, now)
+	if died {
+		for b := range t.users {
+			b.owed = append(b.owed, b.answer(now))
+		}
+	}
 	d.changed(t)
 }
 

@@ -352,6 +352,30 @@ func TestDead_IsGoneThoughTheAnswerIsWeak(t *testing.T) {
 	})
 }
 
+// A container that is started again has the same id, and may have the same
+// address. Between its two lives it was not there.
+func TestDead_IsToldBetweenTwoLives(t *testing.T) {
+	in(t, func(t *testing.T, b *bench) {
+		one := at("192.0.2.1")
+		one.Places[0].Container = "aa"
+		b.services.say("db", one)
+		b.watch(service("db"))
+		before := len(b.all(service("db")))
+		d := b.Discovery
+		d.mu.Lock()
+		topic := d.topics[service("db").Question()]
+		d.mu.Unlock()
+		d.learn(topic, Result{Dead: []string{"aa"}})
+		one.Dead = []string{"aa"}
+		d.learn(topic, one)
+		pass(quiet)
+		all := b.all(service("db"))[before:]
+		if len(all) != 2 || len(all[0].Endpoints) != 0 || len(all[1].Endpoints) != 1 {
+			t.Errorf("told %+v, want that it was gone and that it is back", all)
+		}
+	})
+}
+
 func TestNames_AmongPlacesAreLookedUp(t *testing.T) {
 	in(t, func(t *testing.T, b *bench) {
 		r := at("db1.example", "192.0.2.9", "db2.example")

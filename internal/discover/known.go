@@ -34,6 +34,12 @@ type kept struct {
 // answered tells whether there was an answer yet, be it a bad one.
 func (k *known) answered() bool { return !k.answeredAt.IsZero() || k.err != nil }
 
+// diesIn tells whether a result says that a container runs no more which was
+// there.
+func (k *known) diesIn(r Result) bool {
+	return slices.ContainsFunc(k.places, func(p kept) bool { return p.Container != "" && slices.Contains(r.Dead, p.Container) })
+}
+
 // learn takes over a result.
 func (k *known) learn(r Result, now time.Time) {
 	if r.Err == nil || k.err == nil || k.err.Error() != r.Err.Error() {

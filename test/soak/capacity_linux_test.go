@@ -39,7 +39,7 @@ func entrances(port int) (addrs []string) {
 // first time costs once (the heap, the threads) must not be taken for a leak, nor a leak for that.
 func TestCapacity(t *testing.T) {
 	arrange(t)
-	l := setup{product(), descriptors, []string{"1100=" + echoServers(t, 2)}}.start(t)
+	l := setup{binary: product(), files: descriptors, links: []string{"1100=" + echoServers(t, 2)}}.start(t)
 	start := l.usage()
 	idle := crowd{conns: 9000}
 	active := crowd{conns: 4500, every: time.Second, least: 3}
@@ -125,7 +125,7 @@ func TestShortConnections(t *testing.T) {
 	if _, long := asked(t); long {
 		conns = 600_000
 	}
-	l := setup{product(), descriptors, []string{"1100=" + echoServers(t, 2)}}.start(t)
+	l := setup{binary: product(), files: descriptors, links: []string{"1100=" + echoServers(t, 2)}}.start(t)
 	hurry(t, l, conns/10)
 	l.awaitIdle()
 	before := l.usage()

@@ -23,7 +23,7 @@ const (
 // the operator is answered. As clients leave, those who waited are served.
 func TestExhaustionAndRecovery(t *testing.T) {
 	arrange(t)
-	l := setup{checked(t), scarce, []string{"1100=" + echoServers(t, 1)}}.start(t)
+	l := setup{binary: checked(t), files: scarce, links: []string{"1100=" + echoServers(t, 1)}}.start(t)
 	start := l.usage()
 	crush := &crush{t: t, clients: make([]*client, waiters)}
 	defer crush.close()

@@ -25,6 +25,7 @@ type setup struct {
 	binary string
 	files  int // its limit of descriptors
 	links  []string
+	flags  []string
 }
 
 // product is what `make build` makes.
@@ -60,7 +61,7 @@ func (s setup) start(t *testing.T) *legate {
 	l := &legate{setup: s, t: t, control: testnet.SocketPath(t), said: &testnet.Transcript{}, ended: make(chan error, 1)}
 	l.client = control.NewClient(l.control)
 	limited := []string{"-c", `ulimit -n "$1" && shift && exec "$@"`, "sh", strconv.Itoa(s.files), s.binary, "run", "--control", l.control}
-	l.cmd = exec.Command("sh", append(limited, s.links...)...)
+	l.cmd = exec.Command("sh", append(append(limited, s.flags...), s.links...)...)
 	ours := func(variable string) bool { return strings.HasPrefix(variable, "LEGATE_") } // it would read them as its own
 	l.cmd.Env = append(slices.DeleteFunc(os.Environ(), ours), "GOTRACEBACK=all")
 	l.cmd.Stderr = l.said

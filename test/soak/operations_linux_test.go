@@ -51,7 +51,7 @@ func serveName(t *testing.T, n int) *peer {
 
 func forwarding(t *testing.T, links ...string) *legate {
 	t.Helper()
-	return setup{product(), descriptors, links}.start(t)
+	return setup{binary: product(), files: descriptors, links: links}.start(t)
 }
 
 // operate has the load on before, during and after what an operator does, and returns what became of it.

@@ -65,7 +65,7 @@ func newSoak(t *testing.T, binary string) *soak {
 	p := startPeer(t, "echo", []string{echoing})
 	var ready string
 	p.hear(&ready)
-	w.l = setup{binary, 4096, []string{
+	w.l = setup{binary: binary, files: 4096, links: []string{
 		steady + "=" + firstSteady,
 		"unix:" + w.socket + "=" + firstSteady,
 		broken + "=" + firstBroken + "," + secondBroken,
