@@ -498,3 +498,19 @@ func TestClose_LeavesNothingBehind(t *testing.T) {
 		}
 	})
 }
+
+// Somebody waits for the source: it is asked often for as long as a client is
+// held, and not only once more.
+func TestSuspect_ShortensThePausesAgain(t *testing.T) {
+	in(t, func(t *testing.T, b *bench) {
+		b.services.fail(errDown)
+		b.watch(service("db"))
+		pass(time.Hour)
+		before := len(b.services.watches())
+		b.Suspect(service("db"))
+		pass(8 * time.Second)
+		if asked := len(b.services.watches()) - before; asked < 4 {
+			t.Errorf("asked %d times in the 8 s after a suspicion, want at 0, 1, 3 and 7 s", asked)
+		}
+	})
+}

@@ -80,21 +80,27 @@ type Place struct {
 // Wait returns pause after asked, or at a suspicion, but not before Floor has
 // passed since asked. It returns an error when ctx ends.
 func (q Query) Wait(ctx context.Context, asked time.Time, pause time.Duration) error {
+	_, err := q.wait(ctx, asked, pause)
+	return err
+}
+
+// wait is Wait that tells whether a suspicion came.
+func (q Query) wait(ctx context.Context, asked time.Time, pause time.Duration) (suspected bool, err error) {
 	timer := time.NewTimer(time.Until(asked.Add(pause)))
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
-		return ctx.Err()
+		return false, ctx.Err()
 	case <-timer.C:
-		return nil
+		return false, nil
 	case <-q.Suspect:
 	}
 	timer.Reset(time.Until(asked.Add(Floor)))
 	select {
 	case <-ctx.Done():
-		return ctx.Err()
+		return true, ctx.Err()
 	case <-timer.C:
-		return nil
+		return true, nil
 	}
 }
 

@@ -51,9 +51,12 @@ func (t *topic) ask(source Source, learn func(*topic, Result)) {
 			return
 		}
 		learn(t, Result{Err: err})
-		if q.Wait(t.ctx, time.Now(), Jitter(pause)) != nil {
+		suspected, err := q.wait(t.ctx, time.Now(), Jitter(pause))
+		if err != nil {
 			return
 		}
-		pause = min(2*pause, backoff)
+		if pause = min(2*pause, backoff); suspected {
+			pause = Floor // somebody needs it, so that it is asked often for a while
+		}
 	}
 }

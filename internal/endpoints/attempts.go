@@ -41,6 +41,19 @@ func (p *Pool) Report(e spec.Endpoint, err error) {
 	})
 }
 
+// Miss says that somebody wants to connect, and the targets have no endpoint:
+// a source that failed and is back again would tell so only at the end of a
+// long pause.
+func (p *Pool) Miss(targets []spec.Target) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, t := range targets {
+		if tg := p.targets[t]; tg != nil {
+			p.note(tg, newsSuspect)
+		}
+	}
+}
+
 // Suspect says that e gave reason to ask its sources again, though no attempt
 // failed.
 func (p *Pool) Suspect(e spec.Endpoint) {

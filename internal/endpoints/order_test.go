@@ -117,6 +117,34 @@ func TestCandidates_OfWeakAnswersAreALastResort(t *testing.T) {
 	})
 }
 
+// A registry may know more than attempts and checks do: that an instance is in
+// maintenance, or that its own health check fails.
+func TestCandidates_ThatTheirSourceFindsUnhealthy(t *testing.T) {
+	inWorld(t, func(w *world) {
+		members := spec.Members(tcp(1), tcp(2))
+		members[0].Unhealthy = "Consul: check alive is critical"
+		w.pool.Set(one, spec.Answer{Endpoints: members, At: time.Now()})
+		if c := w.candidate(one, tcp(1)); c.Health != spec.HealthUnhealthy || c.Barred || c.LastErr == nil || c.LastErr.Error() != members[0].Unhealthy {
+			t.Errorf("it is %+v", c)
+		}
+		w.wantOrder(0, []spec.Target{one}, tcp(2), tcp(1))
+		w.wantOrder(1, []spec.Target{one}, tcp(2), tcp(1))
+
+		members[1].Unhealthy = "Consul: the node is in maintenance"
+		members = slices.Clone(members)
+		w.pool.Set(one, spec.Answer{Endpoints: members, At: time.Now()})
+		if n := len(w.candidates([]spec.Target{one}, 0)); n != 2 {
+			t.Errorf("%d may be tried when all are unhealthy, want both", n)
+		}
+		hold := View{Targets: []spec.Target{one}, AllUnhealthy: spec.AllUnhealthyHold}
+		for _, c := range w.pool.List(&hold, nil).All {
+			if !c.Barred || c.State != Failing {
+				t.Errorf("%+v may be tried though all-unhealthy holds", c)
+			}
+		}
+	})
+}
+
 // Whatever is known of the endpoints: every one is named once, no failing one
 // stands before another, failing ones stand longest ago first, no last resort
 // stands before a better one, and of the best each has its turn to be first

@@ -46,6 +46,36 @@ func TestOnRemoved_CutsItsConnectionsAlone(t *testing.T) {
 	exchange(t, toB, "still there")
 }
 
+// The address of a container that runs no more may be another's by now: its
+// connections end though removed endpoints keep theirs.
+func TestDead_ContainersConnectionsEndInAnyCase(t *testing.T) {
+	a, b := testnet.Serve(t, "tcp4", testnet.Echo).String(), testnet.Serve(t, "tcp4", testnet.Echo).String()
+	w := newWorld(t, func(o *spec.Options) { o.Balance = spec.BalanceFirst })
+	member := func(address, id string) spec.Member {
+		_, e := fixed(address, spec.TCP)
+		e.Container = id
+		return e.Plain()
+	}
+	set := func(dead []string, members ...spec.Member) {
+		w.pool.Set(several, spec.Answer{Endpoints: members, At: time.Now(), Dead: dead})
+	}
+	set(nil, member(a, "aa"))
+	w.link.Targets = []spec.Target{several}
+	w.apply()
+	toA := w.dial()
+	exchange(t, toA, "x")
+	set(nil, member(b, "bb")) // renamed, say: it is no longer ours, and lives
+	w.eventually(is(a, spec.HealthFormer))
+	toB := w.dial()
+	exchange(t, toB, "y")
+	exchange(t, toA, "still there")
+	set([]string{"aa"}, member(b, "bb"))
+	w.resets(toA, soon)
+	set([]string{"aa", "bb"}, member(b, "cc")) // another one has its address
+	w.resets(toB, soon)
+	exchange(t, w.dial(), "of the new one")
+}
+
 func TestOnRemoved_KeepsByDefaultAndAfterASwap(t *testing.T) {
 	w, _, b, toA, toB := twoEchoes(t, nil)
 	w.serve(several, b)

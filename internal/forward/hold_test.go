@@ -229,3 +229,15 @@ func TestHold_EndsThoughTheLinkSeemsToComeUpAgainAndAgain(t *testing.T) {
 		t.Errorf("held for %v, want about %v", took, hold)
 	}
 }
+
+// A source that failed is asked again only after a long pause, unless somebody
+// says that clients wait for it.
+func TestHold_OfATargetWithoutEndpointsAsksItsSource(t *testing.T) {
+	w := newWorld(t, nil)
+	w.serve(several)
+	w.link.Targets = []spec.Target{several}
+	w.apply()
+	before := w.suspected.Load()
+	w.dial()
+	testnet.Await(t, "that the source is asked again", func() bool { return w.suspected.Load() > before })
+}

@@ -55,6 +55,9 @@ func (l *link) hold(f *flow) pump.Step {
 	if !f.held {
 		f.waited = l.fw.now()
 	}
+	if len(l.candidates().All) == 0 {
+		l.fw.cfg.Pool.Miss(l.spec.Targets)
+	}
 	until, err := l.patience(f)
 	if err != nil {
 		return l.giveUp(f, err)

@@ -97,6 +97,7 @@ func (l *legate) finish() {
 	_ = l.cmd.Process.Signal(syscall.SIGTERM) // it may be gone
 	select {
 	case err := <-l.ended:
+		l.ended <- nil
 		if err != nil && !l.t.Failed() {
 			l.t.Errorf("legate ended with %v", err)
 		}
