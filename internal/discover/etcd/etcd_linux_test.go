@@ -315,7 +315,11 @@ func TestWatch_FrozenServerIsNoticed(t *testing.T) {
 		e.Freeze()
 		began := time.Now()
 		f.fails(t, "it stopped answering")
-		t.Logf("a frozen server was noticed after %v", time.Since(began).Round(time.Millisecond))
+		took := time.Since(began).Round(time.Millisecond)
+		t.Logf("a frozen server was noticed after %v", took)
+		if took > pingEvery+2*pingWait {
+			t.Error("that is later than pings would notice it")
+		}
 		f.fails(t, "no answer")
 		e.Thaw()
 		e.Put(t, "/redis/b", "10.0.0.2:6379")

@@ -116,7 +116,7 @@ func parse(value string) (discover.Place, error) {
 		return discover.Place{}, errors.New("empty")
 	}
 	if value[0] != '{' {
-		return discover.ParsePlace(value)
+		return address(value)
 	}
 	var n named
 	if err := json.Unmarshal([]byte(value), &n); err != nil {
@@ -128,7 +128,7 @@ func parse(value string) (discover.Place, error) {
 	if n.Addr == "" {
 		return discover.Place{}, fmt.Errorf("no Addr in %.60q", value)
 	}
-	place, err := discover.ParsePlace(n.Addr)
+	place, err := address(n.Addr)
 	if err != nil {
 		return discover.Place{}, err
 	}
@@ -140,4 +140,17 @@ func parse(value string) (discover.Place, error) {
 		return discover.Place{}, errors.New("weight and priority are to be numbers up to 65535")
 	}
 	return place, nil
+}
+
+// addressLimit is more than the longest name of a host (RFC 1035: 255) with a
+// scheme and a port.
+const addressLimit = 300
+
+// address reads what is to be one. What is not may be a whole file that
+// somebody keeps in the registry, which no message should repeat.
+func address(text string) (discover.Place, error) {
+	if len(text) > addressLimit {
+		return discover.Place{}, fmt.Errorf("too long for an address: %.60q", text)
+	}
+	return discover.ParsePlace(text)
 }
