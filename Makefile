@@ -31,8 +31,10 @@ lint:
 
 bench: build
 	@test/setup/packages.sh haproxy nginx /usr/lib/nginx/modules/ngx_stream_module.so socat strace
+	@$(if $(filter-out registry,$(ONLY)),,test/setup/servers.sh)
 	@go build -o bin/bench/ ./test/bench
-	@exec bin/bench/bench
+	@$(if $(filter registry,$(ONLY)),,bin/bench/bench)
+	@$(if $(filter-out registry,$(ONLY)),,go test -run '^$$' -bench Registry -benchtime 1x ./test/soak)
 
 # The classic builder, which every engine has, does not set TARGETARCH itself.
 image:

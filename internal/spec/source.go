@@ -141,7 +141,7 @@ func checkServer(target, text string) (string, error) {
 		return "", nil
 	}
 	if strings.Contains(text, "@") {
-		return "", Errorf("name the user in CONSUL_HTTP_TOKEN or ETCDCTL_USER", "target %q has a user before its server", redactUser(target))
+		return "", Errorf("name the user in CONSUL_HTTP_TOKEN or ETCDCTL_USER", "target %q has a user before its server", redact(target))
 	}
 	host, ports, err := splitHostPort(text, place{alone: true})
 	if err != nil {
@@ -158,12 +158,6 @@ func checkServer(target, text string) (string, error) {
 		return "", err
 	}
 	return joinHostPort(host, uint16(port)), nil
-}
-
-// redactUser hides what stands before the @ of an address.
-func redactUser(text string) string {
-	scheme, rest, _ := strings.Cut(text, "://")
-	return scheme + "://" + hidden + rest[strings.LastIndexByte(rest, '@'):]
 }
 
 func checkKey(key string) error {

@@ -135,7 +135,7 @@ func noScheme(text, scheme, rest string) error {
 		host = "HOST:PORT"
 	}
 	return Errorf("write "+host+"; what it speaks passes through unchanged",
-		"target %q has the scheme %s, and links carry plain tcp or udp", text, scheme)
+		"target %q has the scheme %s, and links carry plain tcp or udp", redact(text), scheme)
 }
 
 // splitHostPort takes HOST[:PORTS] apart.

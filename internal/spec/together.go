@@ -193,7 +193,7 @@ func checkPostgres(c Check) error {
 // up to the next option, and what looks as if it was meant for it.
 func redact(text string) string {
 	parts := strings.Split(text, ";")
-	kept := []string{parts[0]}
+	kept := []string{hideUsers(parts[0])}
 	secret := false
 	for _, part := range parts[1:] {
 		key, value, found := strings.Cut(part, "=")
@@ -207,6 +207,23 @@ func redact(text string) string {
 		kept = append(kept, part)
 	}
 	return strings.Join(kept, ";")
+}
+
+// hideUsers hides what stands before the @ of an address: a password may be in
+// it.
+func hideUsers(text string) string {
+	scheme, rest, found := strings.Cut(text, "://")
+	if !found {
+		return text
+	}
+	end := strings.IndexAny(rest, "/,")
+	if end < 0 {
+		end = len(rest)
+	}
+	if at := strings.LastIndexByte(rest[:end], '@'); at >= 0 {
+		rest = hidden + rest[at:]
+	}
+	return scheme + "://" + hideUsers(rest)
 }
 
 // likePassword tells a misspelt check-password.

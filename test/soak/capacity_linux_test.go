@@ -11,7 +11,7 @@ import (
 
 // echoServers starts processes that echo, and returns the target that is all of them. A process under
 // the race detector has at most 8,128 goroutines.
-func echoServers(t *testing.T, n int) (target string) {
+func echoServers(t testing.TB, n int) (target string) {
 	t.Helper()
 	for i := range n {
 		addr := fmt.Sprintf("127.0.1.%d:1000", i+1)
@@ -70,7 +70,7 @@ type crowd struct {
 
 const crowdProcesses = 2
 
-func (c crowd) visit(t *testing.T, l *legate) {
+func (c crowd) visit(t testing.TB, l *legate) {
 	t.Helper()
 	began, before := time.Now(), l.usage()
 	peers := make([]*peer, crowdProcesses)
@@ -96,7 +96,7 @@ func (c crowd) visit(t *testing.T, l *legate) {
 }
 
 // order gives an order to all and checks that each process does at least want of what it means.
-func (c crowd) order(t *testing.T, order string, want int, peers []*peer) counts {
+func (c crowd) order(t testing.TB, order string, want int, peers []*peer) counts {
 	t.Helper()
 	for _, p := range peers {
 		p.tell(order)
@@ -104,7 +104,7 @@ func (c crowd) order(t *testing.T, order string, want int, peers []*peer) counts
 	return c.expect(t, order, want, peers)
 }
 
-func (c crowd) expect(t *testing.T, what string, want int, peers []*peer) (all counts) {
+func (c crowd) expect(t testing.TB, what string, want int, peers []*peer) (all counts) {
 	t.Helper()
 	for _, p := range peers {
 		var r counts
@@ -141,7 +141,7 @@ func TestShortConnections(t *testing.T) {
 	l.checkGoroutines(0)
 }
 
-func hurry(t *testing.T, l *legate, conns int) {
+func hurry(t testing.TB, l *legate, conns int) {
 	t.Helper()
 	defer l.tellProgress()()
 	peers := make([]*peer, 2)

@@ -53,7 +53,7 @@ func TestExhaustionAndRecovery(t *testing.T) {
 
 // crush is clients of which some are served and others wait.
 type crush struct {
-	t       *testing.T
+	t       testing.TB
 	clients []*client // nil: has left
 }
 

@@ -24,7 +24,7 @@ type checking struct {
 	rise, fall int
 }
 
-func checkingOf(t *testing.T) checking {
+func checkingOf(t testing.TB) checking {
 	t.Helper()
 	if _, long := asked(t); long {
 		return checking{2 * time.Second, 2, 3}
@@ -53,7 +53,7 @@ type writer struct {
 }
 
 // start returns when the writer has written for a while; stop ends it.
-func (w *writer) start(t *testing.T) (stop func()) {
+func (w *writer) start(t testing.TB) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
@@ -109,7 +109,7 @@ func (w *writer) after(at time.Time) bool {
 }
 
 // goesOn waits for the first write after the promotion, and says how long that took.
-func (w *writer) goesOn(t *testing.T, c checking, promoted time.Time) {
+func (w *writer) goesOn(t testing.TB, c checking, promoted time.Time) {
 	t.Helper()
 	testnet.Await(t, "a write after the promotion", func() bool { return w.after(promoted) })
 	w.mu.Lock()
@@ -157,7 +157,7 @@ func TestOperations_PostgresFailover(t *testing.T) {
 }
 
 // outOfRecovery is when a standby first says that it is the primary.
-func outOfRecovery(t *testing.T, s *testnet.Postgres) time.Time {
+func outOfRecovery(t testing.TB, s *testnet.Postgres) time.Time {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()

@@ -32,7 +32,7 @@ type setup struct {
 func product() string { return filepath.Join(repository(), "bin", "legate") }
 
 // checked is the same with the pump's invariants checked at every step: it panics where one is broken.
-func checked(t *testing.T) string {
+func checked(t testing.TB) string {
 	t.Helper()
 	binary := filepath.Join(t.TempDir(), "legate")
 	cmd := exec.Command("go", "build", "-tags", "pumpcheck", "-o", binary, "./cmd/legate")
@@ -47,7 +47,7 @@ func checked(t *testing.T) string {
 // legate is one process under strain.
 type legate struct {
 	setup
-	t       *testing.T
+	t       testing.TB
 	cmd     *exec.Cmd
 	control string // path of its socket
 	client  *control.Client
@@ -56,7 +56,7 @@ type legate struct {
 }
 
 // start returns when the links are open.
-func (s setup) start(t *testing.T) *legate {
+func (s setup) start(t testing.TB) *legate {
 	t.Helper()
 	l := &legate{setup: s, t: t, control: testnet.SocketPath(t), said: &testnet.Transcript{}, ended: make(chan error, 1)}
 	l.client = control.NewClient(l.control)

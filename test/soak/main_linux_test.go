@@ -74,7 +74,7 @@ func moveInside() error {
 func repository() string { return filepath.Join("..", "..") }
 
 // arrange prepares the namespace for a test; without root there is none.
-func arrange(t *testing.T) {
+func arrange(t testing.TB) {
 	t.Helper()
 	testnet.NeedRoot(t)
 	if out, err := exec.Command("ip", "link", "set", "lo", "up").CombinedOutput(); err != nil {
@@ -87,7 +87,7 @@ func arrange(t *testing.T) {
 }
 
 // asked is how long the soak shall take; long tells that a person asked for it and waits.
-func asked(t *testing.T) (d time.Duration, long bool) {
+func asked(t testing.TB) (d time.Duration, long bool) {
 	t.Helper()
 	text := os.Getenv(lasting)
 	if text == "" {

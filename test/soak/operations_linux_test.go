@@ -17,7 +17,7 @@ type shift struct {
 	half time.Duration // before the operation, and after it
 }
 
-func shiftOf(t *testing.T) shift {
+func shiftOf(t testing.TB) shift {
 	t.Helper()
 	if _, long := asked(t); long {
 		return shift{2000, 5 * time.Second}
@@ -31,7 +31,7 @@ const inFront = 1100 // port of the link
 func backend(n int) string { return fmt.Sprintf("127.0.1.%d:1000", n) }
 
 // backends starts servers that say who they are.
-func backends(t *testing.T, n int) (all []*peer, target string) {
+func backends(t testing.TB, n int) (all []*peer, target string) {
 	t.Helper()
 	var addrs []string
 	for i := range n {
@@ -41,7 +41,7 @@ func backends(t *testing.T, n int) (all []*peer, target string) {
 	return all, strings.Join(addrs, ",")
 }
 
-func serveName(t *testing.T, n int) *peer {
+func serveName(t testing.TB, n int) *peer {
 	t.Helper()
 	p := startPeer(t, "named", naming{Name: fmt.Sprint(n), Addr: backend(n)})
 	var ready string
@@ -49,18 +49,18 @@ func serveName(t *testing.T, n int) *peer {
 	return p
 }
 
-func forwarding(t *testing.T, links ...string) *legate {
+func forwarding(t testing.TB, links ...string) *legate {
 	t.Helper()
 	return setup{binary: product(), files: descriptors, links: links}.start(t)
 }
 
 // operate has the load on before, during and after what an operator does, and returns what became of it.
-func (s shift) operate(t *testing.T, what string, do func()) rated {
+func (s shift) operate(t testing.TB, what string, do func()) rated {
 	t.Helper()
 	return s.operateOn(t, what, rating{Addrs: entrances(inFront), Rate: s.rate}, do)
 }
 
-func (s shift) operateOn(t *testing.T, what string, load rating, do func()) (r rated) {
+func (s shift) operateOn(t testing.TB, what string, load rating, do func()) (r rated) {
 	t.Helper()
 	p := startPeer(t, "rate", load)
 	var ready string
@@ -86,7 +86,7 @@ func (s shift) operateOn(t *testing.T, what string, load rating, do func()) (r r
 }
 
 // mustServeAll: nobody may have noticed.
-func (r rated) mustServeAll(t *testing.T) {
+func (r rated) mustServeAll(t testing.TB) {
 	t.Helper()
 	if len(r.Failures) > 0 {
 		t.Errorf("%d connections failed, the first ones %v", len(r.Failures), r.Failures[:min(5, len(r.Failures))])
@@ -213,7 +213,7 @@ type outage struct {
 	hold     time.Duration
 }
 
-func judgeDown(t *testing.T, r rated, o outage) {
+func judgeDown(t testing.TB, r rated, o outage) {
 	t.Helper()
 	waited, atOnce := 0, 0
 	for _, f := range r.Failures {

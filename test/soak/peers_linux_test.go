@@ -60,7 +60,7 @@ func (s stage) await(order string) error {
 
 // peer is a process in a role.
 type peer struct {
-	t      *testing.T
+	t      testing.TB
 	name   string
 	cmd    *exec.Cmd
 	orders io.WriteCloser
@@ -68,7 +68,7 @@ type peer struct {
 	said   *testnet.Transcript
 }
 
-func startPeer(t *testing.T, name string, config any) *peer {
+func startPeer(t testing.TB, name string, config any) *peer {
 	t.Helper()
 	text, err := json.Marshal(config)
 	if err != nil {

@@ -15,17 +15,17 @@ import (
 type registry interface {
 	// links leads to what it says, from the flags on.
 	link() []string
-	set(t *testing.T, backends ...int) // exactly these are registered
+	set(t testing.TB, backends ...int) // exactly these are registered
 	kill()
 	// restart starts it again without its data.
-	restart(t *testing.T)
+	restart(t testing.TB)
 	freeze()
 	thaw()
 }
 
 // registries start one each, of their kind.
-func registries() map[string]func(t *testing.T) registry {
-	return map[string]func(t *testing.T) registry{"consul": startConsul, "etcd": startEtcd, "dns": startDNS}
+func registries() map[string]func(t testing.TB) registry {
+	return map[string]func(t testing.TB) registry{"consul": startConsul, "etcd": startEtcd, "dns": startDNS}
 }
 
 type consulRegistry struct {
@@ -33,7 +33,7 @@ type consulRegistry struct {
 	there []int
 }
 
-func startConsul(t *testing.T) registry {
+func startConsul(t testing.TB) registry {
 	c := testnet.StartConsul(t, testnet.ConsulConfig{})
 	t.Setenv("CONSUL_HTTP_ADDR", c.Addr.String())
 	return &consulRegistry{Consul: c}
@@ -41,7 +41,7 @@ func startConsul(t *testing.T) registry {
 
 func (c *consulRegistry) link() []string { return []string{fmt.Sprintf("%d=consul:named", inFront)} }
 
-func (c *consulRegistry) set(t *testing.T, backends ...int) {
+func (c *consulRegistry) set(t testing.TB, backends ...int) {
 	for _, n := range backends {
 		if !slices.Contains(c.there, n) {
 			c.Register(t, testnet.ConsulService{ID: fmt.Sprint(n), Name: "named", Address: fmt.Sprintf("127.0.1.%d", n), Port: 1000})
@@ -58,14 +58,14 @@ func (c *consulRegistry) set(t *testing.T, backends ...int) {
 func (c *consulRegistry) kill()                { c.Kill() }
 func (c *consulRegistry) freeze()              { c.Freeze() }
 func (c *consulRegistry) thaw()                { c.Thaw() }
-func (c *consulRegistry) restart(t *testing.T) { c.there = nil; c.Restart(t) }
+func (c *consulRegistry) restart(t testing.TB) { c.there = nil; c.Restart(t) }
 
 type etcdRegistry struct {
 	*testnet.Etcd
 	there []int
 }
 
-func startEtcd(t *testing.T) registry {
+func startEtcd(t testing.TB) registry {
 	return &etcdRegistry{Etcd: testnet.StartEtcd(t, testnet.EtcdConfig{})}
 }
 
@@ -73,7 +73,7 @@ func (e *etcdRegistry) link() []string {
 	return []string{fmt.Sprintf("%d=etcd://%s/services/named", inFront, e.Addr)}
 }
 
-func (e *etcdRegistry) set(t *testing.T, backends ...int) {
+func (e *etcdRegistry) set(t testing.TB, backends ...int) {
 	for _, n := range backends {
 		if !slices.Contains(e.there, n) {
 			e.Put(t, fmt.Sprintf("/services/named/%d", n), backend(n))
@@ -91,7 +91,7 @@ func (e *etcdRegistry) kill()   { e.Kill() }
 func (e *etcdRegistry) freeze() { e.Freeze() }
 func (e *etcdRegistry) thaw()   { e.Thaw() }
 
-func (e *etcdRegistry) restart(t *testing.T) {
+func (e *etcdRegistry) restart(t testing.TB) {
 	e.there = nil
 	e.Lose(t)
 	e.Restart(t)
@@ -99,7 +99,7 @@ func (e *etcdRegistry) restart(t *testing.T) {
 
 type dnsRegistry struct{ *testnet.DNSMasq }
 
-func startDNS(t *testing.T) registry {
+func startDNS(t testing.TB) registry {
 	return dnsRegistry{testnet.StartDNSMasq(t, testnet.DNSMasqConfig{})}
 }
 
@@ -107,7 +107,7 @@ func (d dnsRegistry) link() []string {
 	return []string{"--dns=" + d.Addr.String(), fmt.Sprintf("%d=named.test:1000", inFront)}
 }
 
-func (d dnsRegistry) set(t *testing.T, backends ...int) {
+func (d dnsRegistry) set(t testing.TB, backends ...int) {
 	var hosts strings.Builder
 	for _, n := range backends {
 		fmt.Fprintf(&hosts, "127.0.1.%d named.test\n", n)
@@ -119,7 +119,7 @@ func (d dnsRegistry) kill()   { d.Kill() }
 func (d dnsRegistry) freeze() { d.Freeze() }
 func (d dnsRegistry) thaw()   { d.Thaw() }
 
-func (d dnsRegistry) restart(t *testing.T) {
+func (d dnsRegistry) restart(t testing.TB) {
 	d.set(t)
 	d.Restart(t)
 }
@@ -135,7 +135,7 @@ func eachRegistry(t *testing.T, test func(t *testing.T, r registry)) {
 }
 
 // lead starts Legate with a link to what the registry says.
-func lead(t *testing.T, r registry) *legate {
+func lead(t testing.TB, r registry) *legate {
 	t.Helper()
 	link := r.link()
 	return setup{binary: product(), files: descriptors, flags: link[:len(link)-1], links: link[len(link)-1:]}.start(t)

@@ -46,7 +46,7 @@ func TestSoak(t *testing.T) {
 
 // soak is what changes while the load runs.
 type soak struct {
-	t       *testing.T
+	t       testing.TB
 	l       *legate
 	servers map[string]*peer // by address
 	socket  string           // path of the steady link's other entrance
@@ -56,7 +56,7 @@ type soak struct {
 	swaps, restarts, kills int
 }
 
-func newSoak(t *testing.T, binary string) *soak {
+func newSoak(t testing.TB, binary string) *soak {
 	t.Helper()
 	w := &soak{t: t, servers: make(map[string]*peer), current: firstSteady, socket: testnet.SocketPath(t)}
 	for _, addr := range []string{firstSteady, secondSteady, firstBroken, secondBroken} {
