@@ -13,11 +13,11 @@ import (
 	"legate/test/e2e/lab"
 )
 
-// world is what one scenario sees: both hosts, empty, on one engine.
+// world is what one scenario sees: both Docker hosts, empty, on one engine, and the one for registries.
 type world struct {
-	t    *testing.T
-	lab  *lab.Lab
-	a, b host
+	t       *testing.T
+	lab     *lab.Lab
+	a, b, r host
 }
 
 // host types docker commands on one host; a command that fails ends the test.
@@ -64,7 +64,7 @@ func enter(t *testing.T, engine lab.Engine) *world {
 	if err := hosts.Reset(t.Context()); err != nil {
 		t.Fatalf("empty the hosts: %v", err)
 	}
-	w := &world{t: t, lab: hosts, a: host{hosts.A, t}, b: host{hosts.B, t}}
+	w := &world{t: t, lab: hosts, a: host{hosts.A, t}, b: host{hosts.B, t}, r: host{hosts.R, t}}
 	t.Cleanup(w.leave)
 	return w
 }

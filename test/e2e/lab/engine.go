@@ -70,11 +70,14 @@ func identify(ctx context.Context, bin string) (Engine, error) {
 	return Engine{Label: label, Major: major, bin: bin}, nil
 }
 
-// environ has the engine's own runc and docker-proxy found before the machine's.
-func (e Engine) environ() []string {
+// environ has the engine's own runc and docker-proxy, and the programs in also, found before the
+// machine's.
+func (e Engine) environ(also ...string) []string {
 	path := os.Getenv("PATH") + ":/usr/local/sbin:/usr/sbin:/sbin"
-	if e.bin != "" {
-		path = e.bin + ":" + path
+	for _, dir := range append(also, e.bin) {
+		if dir != "" {
+			path = dir + ":" + path
+		}
 	}
 	return append(os.Environ(), "PATH="+path)
 }

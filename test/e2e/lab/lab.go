@@ -1,5 +1,6 @@
 // Package lab stands up Docker hosts on one machine: two network namespaces on one bridge, 192.168.1.52
-// and .53, each with its own dockerd, and takes all of it down again, also what a crashed run left.
+// and .53, each with its own dockerd, and beside them .55 without one, and takes all of it down again,
+// also what a crashed run left.
 package lab
 
 import (
@@ -12,10 +13,11 @@ import (
 	"syscall"
 )
 
-// Lab is two Docker hosts, A (192.168.1.52) and B (192.168.1.53), joined by a cable.
+// Lab is two Docker hosts, A (192.168.1.52) and B (192.168.1.53), joined by a cable. On the same wire is R
+// (192.168.1.55), for registries: it has no engine, so that only Dial, Exec and Serve are for it.
 type Lab struct {
-	A, B   *Host
-	Engine Engine
+	A, B, R *Host
+	Engine  Engine
 
 	dir  string
 	lock *os.File
@@ -29,6 +31,7 @@ func Start(ctx context.Context, engine Engine) (*Lab, error) {
 	l := &Lab{Engine: engine, dir: filepath.Join(base(), engine.Label), net: network{prefix: "legate-e2e-" + engine.Label + "-"}}
 	l.A = newHost(l, "a", "192.168.1.52")
 	l.B = newHost(l, "b", "192.168.1.53")
+	l.R = newHost(l, "r", "192.168.1.55")
 	if err := l.acquire(); err != nil {
 		return nil, err
 	}
@@ -57,13 +60,14 @@ func (l *Lab) acquire() error {
 	return nil
 }
 
+// hosts are those with an engine.
 func (l *Lab) hosts() []*Host { return []*Host{l.A, l.B} }
 
 func (l *Lab) up(ctx context.Context) error {
 	if err := l.clear(); err != nil {
 		return fmt.Errorf("clear leftovers: %w", err)
 	}
-	if err := l.net.up(ctx, l.hosts()); err != nil {
+	if err := l.net.up(ctx, append(l.hosts(), l.R)); err != nil {
 		return err
 	}
 	return l.Each(func(h *Host) error { return h.startDocker(ctx) })
@@ -75,7 +79,7 @@ func (l *Lab) Close() error {
 	return errors.Join(err, l.clear(), l.lock.Close())
 }
 
-// Reset removes every container, volume and network of both hosts and mends the cable, so that a
+// Reset removes every container, volume and network of both Docker hosts and mends the cable, so that a
 // scenario finds the hosts as they were at the start (images stay).
 func (l *Lab) Reset(ctx context.Context) error {
 	return errors.Join(l.net.plug(ctx, "up", l.A.Name), l.Each(func(h *Host) error { return h.reset(ctx) }))
@@ -87,7 +91,7 @@ func (l *Lab) Cut(ctx context.Context) error { return l.net.plug(ctx, "down", l.
 // Mend plugs the cable of Cut in again.
 func (l *Lab) Mend(ctx context.Context) error { return l.net.plug(ctx, "up", l.A.Name) }
 
-// Each calls f for both hosts at once and returns what failed, with the host's name.
+// Each calls f for both Docker hosts at once and returns what failed, with the host's name.
 func (l *Lab) Each(f func(*Host) error) error {
 	hosts := l.hosts()
 	errs := make([]error, len(hosts))
