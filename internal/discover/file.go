@@ -141,10 +141,11 @@ func parseFile(text []byte) ([]Place, error) {
 	}
 	places := make([]Place, len(entries))
 	for i, e := range entries {
-		p, err := ParsePlace(e.Address)
+		t, err := spec.ParseEndpoint(e.Address)
 		if err != nil {
 			return nil, fmt.Errorf("entry %d: %w", i+1, err)
 		}
+		p := placeOf(t)
 		p.Priority, p.On = e.Priority, e.Host
 		if e.Weight != nil {
 			p.Weight = *e.Weight

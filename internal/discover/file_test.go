@@ -29,8 +29,8 @@ func TestParseFile(t *testing.T) {
 		"[{]":                           "line 1: invalid character ']' looking for beginning of object key string",
 		"[\n{\"address\":1}]":           "cannot unmarshal number",
 		`[{"address":"a","wieght":1}]`:  `unknown field "wieght"`,
-		`["a:1", "a:1:2"]`:              `entry 2: endpoint "a:1:2": target "a:1:2" has too many colons`,
-		`["a", "consul:redis"]`:         `entry 2: endpoint "consul:redis": it is a target of a source, and no endpoint`,
+		`["a:1", "a:1:2"]`:              `entry 2: target "a:1:2" has too many colons`,
+		`["a", "consul:redis"]`:         `entry 2: "consul:redis" is a target of a source, and no endpoint`,
 		`{"address":"a"}`:               "cannot unmarshal object",
 		`[{"address":"a","weight":-1}]`: "cannot unmarshal number -1",
 	} {

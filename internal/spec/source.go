@@ -315,27 +315,19 @@ func (t Target) consulText() string {
 // unix:/PATH. Source is SourceFixed or SourceDNS, Port 0 where it has none,
 // and Protocol what it says of that, or "". The error is a *UserError.
 func ParseEndpoint(text string) (Target, error) {
-	t, err := parseEndpoint(text)
-	if err != nil {
-		return Target{}, inText("endpoint", text, err)
-	}
-	return t, nil
-}
-
-func parseEndpoint(text string) (Target, error) {
 	if err := checkText(text); err != nil {
-		return Target{}, err
+		return Target{}, inText("endpoint", text, err)
 	}
 	r, err := parseTarget(text, place{alone: true})
 	switch {
 	case err != nil:
 		return Target{}, err
 	case r.low != r.high:
-		return Target{}, Errorf("write one port", "it has several ports")
+		return Target{}, Errorf("write one port", "endpoint %q has several ports", text)
 	case r.target.Source == SourceName:
 		r.target.Source = SourceDNS
 	case r.target.Source != SourceFixed && r.target.Source != SourceDNS:
-		return Target{}, Errorf("write HOST:PORT", "it is a target of a source, and no endpoint")
+		return Target{}, Errorf("write HOST:PORT", "%q is a target of a source, and no endpoint", text)
 	}
 	r.target.Port = uint16(r.low)
 	return r.target, nil

@@ -126,7 +126,7 @@ func TestKeys_BadValuesLeaveTheGoodOnes(t *testing.T) {
 	w := begin(t, env.source(), target)
 	w.await("weak, 10.0.0.1:1*1")
 	t.Log(w.all()[0].Detail)
-	for _, part := range []string{"the values below key redis; left out: ", "redis/b has ", `redis/c has "unix:/run/docker.sock": a unix socket`, "redis/d has an empty value"} {
+	for _, part := range []string{"the values below key redis; left out: ", "redis/b has ", `redis/c has "unix:/run/docker.sock": "unix:/run/docker.sock" is a unix socket`, "redis/d has an empty value"} {
 		if !strings.Contains(w.all()[0].Detail, part) {
 			t.Errorf("the detail lacks %q: %s", part, w.all()[0].Detail)
 		}
@@ -134,7 +134,7 @@ func TestKeys_BadValuesLeaveTheGoodOnes(t *testing.T) {
 	server.Delete(t, "redis/a")
 	server.Delete(t, "redis/b")
 	server.Delete(t, "redis/d")
-	w.await(`error: nothing that Consul has can be used: left out: redis/c has "unix:/run/docker.sock": a unix socket`)
+	w.await(`error: nothing that Consul has can be used: left out: redis/c has "unix:/run/docker.sock": "unix:/run/docker.sock" is a unix socket, and those are of this machine`)
 	server.Delete(t, "redis/c")
 	w.await("")
 }

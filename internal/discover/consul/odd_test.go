@@ -469,7 +469,7 @@ func TestParseValue(t *testing.T) {
 		{"h", "h:0"},
 		{"", "!an empty value"},
 		{" ,\n", "!an empty value"},
-		{"unix:/run/x, h:1", `h:1 !"unix:/run/x": a unix socket`},
+		{"unix:/run/x, h:1", `h:1 !"unix:/run/x": "unix:/run/x" is a unix socket, and those are of this machine`},
 	} {
 		places, bad := parseValue(c.value)
 		var got []string

@@ -184,7 +184,7 @@ func (w *watch) ask(ctx context.Context) (discover.Result, time.Duration, error)
 	}
 	if w.news != nil {
 		if w.local = w.hosts.addrs(name); len(w.local) > 0 {
-			return discover.Result{Places: places(w.local), Detail: w.hosts.path}, discover.Ceiling, nil
+			return discover.Result{Places: places(name, w.local), Detail: w.hosts.path}, discover.Ceiling, nil
 		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
@@ -217,15 +217,7 @@ func (w *watch) loopback() (discover.Result, time.Duration, error) {
 		err := fmt.Errorf("look up %s: localhost has no SRV records (RFC 6761)", w.query.Target.Host)
 		return discover.Result{Err: err, Weak: true}, discover.Ceiling, nil
 	}
-	return discover.Result{Places: places(loopback()), Detail: "localhost"}, discover.Ceiling, nil
-}
-
-func places(addrs []netip.Addr) []discover.Place {
-	list := make([]discover.Place, 0, len(addrs))
-	for _, a := range addrs {
-		list = append(list, discover.Place{Host: a.String(), Weight: 1})
-	}
-	return list
+	return discover.Result{Places: places(w.query.Target.Host, loopback()), Detail: "localhost"}, discover.Ceiling, nil
 }
 
 // clamp turns a TTL into a pause.

@@ -55,7 +55,7 @@ func fuzzPlaces(t *testing.T, way *found, kind uint16) []discover.Place {
 	if kind == dns.TypeSRV {
 		return services(way, "").result.Places
 	}
-	a, err := hosted(part{kind: kind, found: way}, part{err: &absence{}}, "")
+	a, err := hosted("db", part{kind: kind, found: way}, part{err: &absence{}}, "")
 	if err != nil {
 		t.Error(err)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -97,7 +98,7 @@ func (w *watch) at(ctx context.Context, f finder, name string) (answer, error) {
 	if w.query.Target.Source == spec.SourceSRV {
 		return answer{}, parts[dns.TypeSRV].err
 	}
-	a, err := hosted(parts[dns.TypeA], parts[dns.TypeAAAA], w.of(name))
+	a, err := hosted(strings.TrimSuffix(name, "."), parts[dns.TypeA], parts[dns.TypeAAAA], w.of(name))
 	if a, err = w.instead(name, parts[dns.TypeSRV].err, a, err); err == nil {
 		w.name = name
 	}
@@ -138,7 +139,7 @@ func (w *watch) of(name string) string {
 }
 
 // hosted makes an answer of A and AAAA records.
-func hosted(v4, v6 part, of string) (answer, error) {
+func hosted(name string, v4, v6 part, of string) (answer, error) {
 	var all []netip.Addr
 	var from []string
 	a := answer{pause: discover.Ceiling}
@@ -165,7 +166,7 @@ func hosted(v4, v6 part, of string) (answer, error) {
 			a.result.Detail += fmt.Sprintf("; no %s: %v", dns.TypeToString[p.kind], failed)
 		}
 	}
-	a.result.Places, a.result.TTL = places(all), a.pause
+	a.result.Places, a.result.TTL = places(name, all), a.pause
 	return a, nil
 }
 
@@ -209,8 +210,8 @@ func services(f *found, of string) answer {
 		}
 		p := discover.Place{Host: strings.TrimSuffix(host, "."), Port: s.Port, Priority: s.Priority, Weight: s.Weight}
 		glue := append(ofName(f.extra, host, dns.TypeA), ofName(f.extra, host, dns.TypeAAAA)...)
-		for _, addr := range addrs(glue) {
-			p.Host = addr.String()
+		for _, at := range places(p.Host, addrs(glue)) {
+			p.Host, p.Name = at.Host, at.Name
 			a.result.Places = append(a.result.Places, p)
 		}
 		for _, g := range glue {
@@ -220,6 +221,7 @@ func services(f *found, of string) answer {
 			a.result.Places = append(a.result.Places, p)
 		}
 	}
+	slices.SortFunc(a.result.Places, byPriority)
 	// The only record with "." is how a domain says that it decidedly does not
 	// offer the service: an answer, not the lack of one.
 	if len(a.result.Places) == 0 {
