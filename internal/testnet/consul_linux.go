@@ -48,7 +48,7 @@ const consulToken = "5f0c7b4e-8a3d-4c55-9a0f-2f6f0f0e7a11"
 // StartConsul starts an agent and waits until it leads itself.
 func StartConsul(t testing.TB, config ConsulConfig) *Consul {
 	t.Helper()
-	server, dir, ports := cached(t, "consul"), serverDir(t, ""), FreePorts(t, 5)
+	server, dir, ports := Built(t, "consul"), serverDir(t, ""), FreePorts(t, 5)
 	c := &Consul{http: &http.Client{Timeout: Patience, Transport: &http.Transport{DisableKeepAlives: true}}}
 	at := func(port int) netip.AddrPort {
 		return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(port))
@@ -82,8 +82,9 @@ func StartConsul(t testing.TB, config ConsulConfig) *Consul {
 	return c
 }
 
-// cached finds a server that test/setup built, or skips the test.
-func cached(t testing.TB, name string) string {
+// Built is the path of a server that test/setup/servers.sh built; without it the
+// test is skipped.
+func Built(t testing.TB, name string) string {
 	t.Helper()
 	cache := os.Getenv("LEGATE_CACHE")
 	if cache == "" {
