@@ -233,7 +233,7 @@ func (p *Pool) isNear(m *spec.Member) bool {
 	switch {
 	case m.Protocol == spec.Unix:
 		return true
-	case m.Host != "":
+	case m.Host != "" && p.cfg.Host != "":
 		return m.Host == p.cfg.Host
 	}
 	return p.cfg.Local(m.Addr.Addr().Unmap())
