@@ -38,12 +38,13 @@ func TestDockerFollowsRedis(t *testing.T) {
 }
 
 // redisBorn starts a Redis which says its container's name from its first answer on: where its name
-// alone brings clients, they do not wait until it is told.
+// alone brings clients, they do not wait until it is told. It is told before it listens, and what it has
+// saved it loads without answering; from an append-only file it would load with the answer LOADING.
 func (h host) redisBorn(name string, options ...string) {
 	h.t.Helper()
-	log := fmt.Sprintf(`*3\r\n$3\r\nSET\r\n$3\r\nwho\r\n$%d\r\n%s\r\n`, len(name), name)
 	h.docker(append(append([]string{"run", "-d", "--name", name}, options...), "crosbymichael/redis", "sh", "-c",
-		"printf '"+log+"' >appendonly.aof && exec redis-server --appendonly yes --protected-mode no")...)
+		"redis-server --port 0 --unixsocket /tmp/redis.sock & until redis-cli -s /tmp/redis.sock SET who "+name+"; do sleep 0.05; done; "+
+			"redis-cli -s /tmp/redis.sock SHUTDOWN SAVE; wait; exec redis-server --protected-mode no")...)
 }
 
 // Two Compose projects have a service redis. Which one is meant must be said, and what Docker finds
