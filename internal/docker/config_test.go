@@ -129,6 +129,7 @@ func TestTable_EngineThatIsNone(t *testing.T) {
 		"no JSON":           {garbage(http("200 OK", "<html>")), "did not answer"},
 		"JSON of something": {garbage(http("200 OK", `{"message":5}`)), "did not answer"},
 		"addresses":         {garbage(http("200 OK", `[{"Id":"x","NetworkSettings":{"Networks":{"a":{"IPAddress":"999.1"}}}}]`)), "did not answer"},
+		"another list":      {garbage(http("200 OK", `[{"pods":null}]`)), "did not answer: the answer is not a list of containers"},
 		"an error":          {garbage(http("500 Oops", `{"message":"out of order"}`)), "out of order"},
 		"a proxy":           {garbage(http("403 Forbidden", "<html>Request forbidden</html>")), "refuses the question"},
 	}

@@ -51,11 +51,22 @@ func (c *Client) explain(ctx context.Context, err error) error {
 	switch {
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		text = "nothing came within " + timeout.String()
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+	case closed(err):
 		text = "it closed the connection"
 	}
 	return spec.Errorf("see whether `docker ps` works on this host, and the engine's log",
 		"the Docker engine at %s did not answer: %s", c.address, text)
+}
+
+// closed tells whether the engine closed the connection. Which of these it is
+// depends on how far the question was.
+func closed(err error) bool {
+	for _, one := range []error{io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE} {
+		if errors.Is(err, one) {
+			return true
+		}
+	}
+	return strings.Contains(err.Error(), "server closed idle connection") // package net/http has no other word for it
 }
 
 // unreachable says why the engine cannot be connected to; nil when it can. The

@@ -2,6 +2,7 @@ package docker
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"slices"
 	"time"
@@ -258,6 +259,8 @@ func (s *session) welcome(t *Table) {
 	}
 }
 
+var errForeign = errors.New("the answer is not a list of containers")
+
 // list reads the containers with these ids, or all for none, by id.
 func (c *Client) list(ctx context.Context, ids []string) (map[string]*Container, error) {
 	limited, cancel := context.WithTimeout(ctx, timeout)
@@ -272,6 +275,9 @@ func (c *Client) list(ctx context.Context, ids []string) (map[string]*Container,
 	}
 	found := make(map[string]*Container, len(r.Items))
 	for _, s := range r.Items {
+		if s.ID == "" { // what we know is not gone because somebody else has another list there
+			return nil, c.explain(ctx, errForeign)
+		}
 		found[s.ID] = containerOf(s)
 	}
 	return found, nil
