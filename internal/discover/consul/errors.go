@@ -161,6 +161,8 @@ func explain(err error) string {
 		return said.Error()
 	case errors.As(err, &name):
 		return "look up " + readable(name.Name) + ": " + unresolved(name)
+	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE): // as EOF: it depends on who was faster
+		return errLost.Error()
 	case errors.As(err, &errno):
 		return errno.Error()
 	case errors.As(err, &path):

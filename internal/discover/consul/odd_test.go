@@ -552,7 +552,7 @@ func TestExplain(t *testing.T) {
 		err        error
 		want, hint string
 	}{
-		{read(os.NewSyscallError("read", syscall.ECONNRESET)), "connection reset by peer", ""},
+		{read(os.NewSyscallError("read", syscall.ECONNRESET)), "the connection was lost", ""},
 		{read(os.NewSyscallError("connect", syscall.EHOSTUNREACH)), "no route to host", ""},
 		{read(errors.New("odd")), "odd", ""},
 		{read(io.EOF), "the connection was lost", ""},
