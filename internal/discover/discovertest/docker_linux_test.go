@@ -78,7 +78,8 @@ func dockerAdapter(find func(testing.TB) string) Adapter {
 }
 
 // startDocker has the engine in namespaces of its own, which end with it: no
-// mount, no shim and no container outlives a kill.
+// mount, no shim and no container outlives a kill, and its /run is empty at
+// each start, as that of a machine.
 func startDocker(t testing.TB, dockerd string) *dockerBench {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "eng")
@@ -93,13 +94,13 @@ func startDocker(t testing.TB, dockerd string) *dockerBench {
 	replace(t, config, "{}")
 	cert, key := b.ca.Server(t, "127.0.0.1")
 	const enter = `read pid rest </proc/self/stat && echo $pid >"$1" && mount -t proc proc /proc &&
-		mkdir -p /run/containerd && mount -t tmpfs tmpfs /run/containerd && shift && exec "$@"`
+		mount -t tmpfs tmpfs /run && shift && exec "$@"`
 	b.inside(t, func() {
 		b.Process = testnet.StartProcess(t, testnet.ProcessConfig{
 			Args: []string{"unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", enter, "sh", b.pidFile(),
 				dockerd, "--config-file", config, "--host=unix://" + b.sock(), "--host=tcp://" + b.tls,
 				"--tlsverify", "--tlscacert=" + b.ca.File, "--tlscert=" + cert, "--tlskey=" + key,
-				"--data-root=" + dir + "/data", "--exec-root=" + dir + "/exec", "--pidfile=" + dir + "/pid", "--storage-driver=vfs"},
+				"--data-root=" + dir + "/data", "--storage-driver=vfs"},
 			Env:   []string{"PATH=" + filepath.Dir(dockerd) + ":" + os.Getenv("PATH") + ":/usr/sbin:/sbin"},
 			Dir:   dir,
 			Ready: b.ready,

@@ -122,9 +122,9 @@ type gibberish struct{ name, text string }
 
 const (
 	noise = "\x8f\x00\x13\xfe\xff\xff\xff\xff\x7f\x00\x00\x00PK\x03\x04 \x1b[2J\xe2\x28\xa1\xff"
-	page  = "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 36\r\n\r\n<html><h1>Accept our terms</h1></html"
+	page  = "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 38\r\n\r\n<html><h1>Accept our terms</h1></html>"
 	// A list of another kind, as another service has it.
-	foreign = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 14\r\n\r\n[{\"pods\":null}]"
+	foreign = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 15\r\n\r\n[{\"pods\":null}]"
 )
 
 // nonsense is what is said in place of a server, by network.
