@@ -148,6 +148,9 @@ func sourceWords(s spec.SourceStatus, now time.Time) string {
 		if s.Failed != nil {
 			text += ", for " + age(now.Sub(*s.Failed))
 		}
+		if s.Hint != "" {
+			text += " (" + s.Hint + ")"
+		}
 	}
 	return text + heldWords(s, now)
 }

@@ -1,6 +1,7 @@
 package discover
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -151,17 +152,15 @@ func (b *binding) report() spec.SourceStatus {
 	if b.main == nil {
 		s.Endpoints = len(b.constant.Endpoints)
 		s.Learned = moment(b.constant.At)
-		if b.constant.Err != nil {
-			s.Error = b.constant.Err.Error()
-		}
+		s.Error, s.Hint = words(b.constant.Err)
 		return s
 	}
 	k := &b.main.known
 	s.Answered, s.Detail, s.TTL = moment(k.answeredAt), k.detail, k.ttl.Seconds()
 	if b.said != nil {
 		s.Endpoints, s.Learned = len(b.said.Endpoints), moment(b.said.At)
-		if b.said.Err != nil {
-			s.Error, s.Failed = b.said.Err.Error(), moment(k.failedAt)
+		if s.Error, s.Hint = words(b.said.Err); s.Error != "" {
+			s.Failed = moment(k.failedAt)
 		}
 		s.Held = s.Endpoints > 0 && s.Error != ""
 	}
@@ -172,6 +171,17 @@ func (b *binding) report() spec.SourceStatus {
 	}
 	s.Until = moment(k.expires())
 	return s
+}
+
+// words are an error and what to do about it, for people.
+func words(err error) (what, hint string) {
+	if err == nil {
+		return "", ""
+	}
+	if u, ok := errors.AsType[*spec.UserError](err); ok {
+		hint = u.Hint
+	}
+	return err.Error(), hint
 }
 
 func moment(t time.Time) *time.Time {

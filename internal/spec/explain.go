@@ -38,6 +38,7 @@ type SourceStatus struct {
 	Answered  *time.Time `json:"answered,omitempty"` // the last good answer; nil: none yet, or as written
 	TTL       float64    `json:"ttl,omitempty"`      // seconds for which it vouches for that; 0: until it says something else
 	Error     string     `json:"error,omitempty"`
+	Hint      string     `json:"hint,omitempty"`   // what to do about that
 	Failed    *time.Time `json:"failed,omitempty"` // since when it fails so
 	Held      bool       `json:"held,omitempty"`   // the endpoints are those from before it failed
 	Weak      int        `json:"weak,omitempty"`   // endpoints that it no longer names, without proof

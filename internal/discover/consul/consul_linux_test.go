@@ -116,14 +116,14 @@ func TestKeys_ValuesBelowOrTheOneValue(t *testing.T) {
 }
 
 func TestKeys_BadValuesLeaveTheGoodOnes(t *testing.T) {
-	server, env := start(t, testnet.ConsulConfig{})
+	server, _ := start(t, testnet.ConsulConfig{})
 	server.Put(t, "redis/a", "10.0.0.1:1")
 	server.Put(t, "redis/b", "http://x/y")
 	server.Put(t, "redis/c", "unix:/run/docker.sock")
 	server.Put(t, "redis/d", "")
 	target := key("redis")
-	target.Host, env = server.Addr.String(), environment{}
-	w := begin(t, env.source(), target)
+	target.Host = server.Addr.String()
+	w := begin(t, environment{}.source(), target)
 	w.await("weak, 10.0.0.1:1*1")
 	t.Log(w.all()[0].Detail)
 	for _, part := range []string{"the values below key redis; left out: ", "redis/b has ", `redis/c has "unix:/run/docker.sock": "unix:/run/docker.sock" is a unix socket`, "redis/d has an empty value"} {

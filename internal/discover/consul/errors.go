@@ -26,10 +26,10 @@ var (
 // differ from one time to the next is not: the ports of a lost connection are
 // of no use to anybody.
 func (c *client) failed(q query, err error) error {
-	hint := ""
-	if user := (*spec.UserError)(nil); errors.As(err, &user) {
+	hint := hintFor(err)
+	if user, ok := errors.AsType[*spec.UserError](err); ok {
 		hint = user.Hint
-	} else if hint = hintFor(err); hint == "" && errors.Is(err, errForbidden) {
+	} else if hint == "" && errors.Is(err, errForbidden) {
 		hint = mayRead(q)
 	}
 	return spec.Errorf(hint, "ask Consul at %s for %s: %s", c.name, q.about, explain(err))

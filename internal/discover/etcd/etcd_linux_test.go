@@ -264,7 +264,7 @@ func TestWatch_KilledAndBackWithItsData(t *testing.T) {
 		f := watching(t, source(), e.Addr.String(), "redis")
 		f.hosts(t, "10.0.0.1:6379")
 		e.Kill()
-		f.fails(t, "ask etcd at "+e.Addr.String()+" for /redis: connection refused")
+		_ = f.fails(t, "ask etcd at "+e.Addr.String()+" for /redis: connection refused")
 		e.Restart(t)
 		e.Put(t, "/redis/b", "10.0.0.2:6379")
 		f.hosts(t, "10.0.0.1:6379", "10.0.0.2:6379")
@@ -314,13 +314,13 @@ func TestWatch_FrozenServerIsNoticed(t *testing.T) {
 		f.hosts(t, "10.0.0.3:6379") // it watches
 		e.Freeze()
 		began := time.Now()
-		f.fails(t, "it stopped answering")
+		_ = f.fails(t, "it stopped answering")
 		took := time.Since(began).Round(time.Millisecond)
 		t.Logf("a frozen server was noticed after %v", took)
 		if took > pingEvery+2*pingWait {
 			t.Error("that is later than pings would notice it")
 		}
-		f.fails(t, "no answer")
+		_ = f.fails(t, "no answer")
 		e.Thaw()
 		e.Put(t, "/redis/b", "10.0.0.2:6379")
 		f.hosts(t, "10.0.0.3:6379", "10.0.0.2:6379")
@@ -335,7 +335,7 @@ func TestWatch_CompactedWhileItWasAway(t *testing.T) {
 		f := watching(t, source(), relay.addr, "redis")
 		f.hosts(t, "10.0.0.1:6379")
 		relay.stop()
-		f.fails(t, "refused")
+		_ = f.fails(t, "refused")
 		e.Put(t, "/redis/b", "10.0.0.2:6379")
 		e.Delete(t, "/redis/a")
 		e.Compact(t)
@@ -395,7 +395,7 @@ func TestWatch_AllQuestionsShareOneConnection(t *testing.T) {
 	}
 	relay.stop()
 	for _, f := range all {
-		f.fails(t, "refused")
+		_ = f.fails(t, "refused")
 	}
 	relay.start(t)
 	for i, f := range all {
@@ -424,7 +424,7 @@ func TestWatch_MembersComeAndGo(t *testing.T) {
 		f.hosts(t, "10.0.0.1:6379", "10.0.0.2:6379")
 		// Without a majority the last one has no leader, and knows no changes.
 		rest[0].Kill()
-		f.fails(t, "it has no leader")
+		_ = f.fails(t, "it has no leader")
 		rest[0].Restart(t)
 		rest[0].Put(t, "/redis/c", "10.0.0.3:6379")
 		f.hosts(t, "10.0.0.1:6379", "10.0.0.2:6379", "10.0.0.3:6379")
@@ -461,7 +461,7 @@ func TestWatch_Users(t *testing.T) {
 		f.hosts(t, "10.0.0.1:6379")
 		// The token is of a server that runs no more.
 		e.Kill()
-		f.fails(t, "connection refused")
+		_ = f.fails(t, "connection refused")
 		e.Restart(t)
 		f.hosts(t, "10.0.0.1:6379")
 	})

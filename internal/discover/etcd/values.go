@@ -123,7 +123,7 @@ func parse(value string) (discover.Place, error) {
 		return discover.Place{}, fmt.Errorf("no JSON that etcd's naming writes: %.60q", value)
 	}
 	if n.Op != 0 {
-		return discover.Place{}, fmt.Errorf("Op is %d, not 0", n.Op)
+		return discover.Place{}, fmt.Errorf("its Op is %d, not 0", n.Op)
 	}
 	if n.Addr == "" {
 		return discover.Place{}, fmt.Errorf("no Addr in %.60q", value)

@@ -42,7 +42,7 @@ func TestParse(t *testing.T) {
 		"10.0.0.1:99999":           "",
 		strings.Repeat("x", 1<<20): "too long for an address",
 		"{":                        "no JSON",
-		`{"Op":1,"Addr":"a:1"}`:    "Op is 1",
+		`{"Op":1,"Addr":"a:1"}`:    "its Op is 1",
 		`{"Op":0}`:                 "no Addr",
 		`{"Op":0,"Addr":"a:b:c"}`:  "",
 		`{"Op":0,"Addr":{"a":"b"}`: "no JSON",
