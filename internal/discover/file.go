@@ -33,23 +33,15 @@ const fileLimit = 16 << 20
 // is ready.
 type File struct{}
 
-// Watch implements Source.
+// Watch implements Source. It never fails: a file is looked at as often while
+// something is wrong with it, so that whoever mends it need not wait.
 func (File) Watch(ctx context.Context, q Query, set func(Result)) error {
-	path := q.Target.Path
-	var seen state
+	f := reading{path: q.Target.Path}
 	tick := time.NewTicker(filePoll)
 	defer tick.Stop()
 	for {
-		if now := stateOf(path); now != seen || now == (state{}) {
-			places, err := readFile(path)
-			if err != nil {
-				return err
-			}
-			// A file that is written while it is read is read again.
-			if now == stateOf(path) {
-				seen = now
-				set(Result{Places: places, Detail: "modified " + now.modified.Format(time.DateTime)})
-			}
+		if r, ok := f.look(); ok {
+			set(r)
 		}
 		select {
 		case <-ctx.Done():
@@ -59,39 +51,72 @@ func (File) Watch(ctx context.Context, q Query, set func(Result)) error {
 	}
 }
 
-// state tells whether a file may be another than before.
-type state struct {
-	modified time.Time
-	size     int64
-	mode     fs.FileMode
+// grain is the coarsest step of modification times among the file systems that
+// people have (FAT: 2 s). A file that was written again within one step looks
+// unchanged, so that one which is new to us is read at every look for as long.
+const grain = 2 * time.Second
+
+// reading is what was read last.
+type reading struct {
+	path  string
+	info  fs.FileInfo // nil: it could not be read
+	since time.Time   // when it was first seen like that
 }
 
-func stateOf(path string) state {
-	info, err := os.Stat(path)
+// look reads the file; false: it is the one that was read before, or somebody
+// writes it at this moment.
+func (f *reading) look() (Result, bool) {
+	now := time.Now()
+	info, err := os.Stat(f.path)
 	if err != nil {
-		return state{}
+		f.info = nil
+		return Result{Err: unreadable(f.path, err)}, true
 	}
-	return state{info.ModTime(), info.Size(), info.Mode()}
+	if f.info == nil || !same(f.info, info) {
+		f.since = now
+	} else if now.Sub(f.since) > grain {
+		return Result{}, false
+	}
+	r := Result{Detail: "modified " + info.ModTime().Format(time.DateTime)}
+	var whole bool
+	if r.Places, whole, r.Err = readFile(f.path); !whole {
+		f.info = nil
+		return r, true
+	}
+	if after, err := os.Stat(f.path); err != nil || !same(info, after) {
+		return Result{}, false
+	}
+	f.info = info
+	return r, true
 }
 
-func readFile(path string) ([]Place, error) {
+// same tells whether a file looks like it did before. A file that was renamed
+// over another one may well have its size and time: tools that deploy files set
+// the time themselves.
+func same(before, now fs.FileInfo) bool {
+	return os.SameFile(before, now) && before.ModTime().Equal(now.ModTime()) && before.Size() == now.Size() && before.Mode() == now.Mode()
+}
+
+// readFile reads a list; whole is false where the file could not be read to its
+// end, which can change without the file.
+func readFile(path string) (places []Place, whole bool, err error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, unreadable(path, err)
+		return nil, false, unreadable(path, err)
 	}
 	defer f.Close()
 	text, err := io.ReadAll(io.LimitReader(f, fileLimit+1))
 	switch {
 	case err != nil:
-		return nil, unreadable(path, err)
+		return nil, false, unreadable(path, err)
 	case len(text) > fileLimit:
-		return nil, spec.Errorf("name the file that has the list of endpoints", "read endpoints of %s: it has more than %d MiB", path, fileLimit>>20)
+		return nil, true, spec.Errorf("name the file that has the list of endpoints", "read endpoints of %s: it has more than %d MiB", path, fileLimit>>20)
 	}
-	places, err := parseFile(text)
+	places, err = parseFile(text)
 	if err != nil {
-		return nil, spec.Errorf(`write it like [{"address":"10.0.0.5:6379"}], into another file that is then renamed`, "read endpoints of %s: %v", path, err)
+		return nil, true, spec.Errorf(`write it like [{"address":"10.0.0.5:6379"}], into another file that is then renamed`, "read endpoints of %s: %v", path, err)
 	}
-	return places, nil
+	return places, true, nil
 }
 
 func unreadable(path string, err error) error {

@@ -1,11 +1,15 @@
 package discover
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"legate/internal/spec"
 	"legate/internal/testnet"
@@ -86,4 +90,82 @@ func TestFile_IsFollowed(t *testing.T) {
 		t.Fatal(err)
 	}
 	says("that the file is gone, with the endpoint kept", func(a spec.Answer) bool { return a.Err != nil && len(a.Endpoints) == 1 })
+}
+
+func TestFile_ThatIsMendedIsReadSoon(t *testing.T) {
+	testnet.CheckLeaks(t)
+	path := filepath.Join(t.TempDir(), "endpoints.json")
+	synctest.Test(t, func(t *testing.T) {
+		told := watchFile(t, path)
+		for _, broken := range []string{"", "[{"} {
+			writeFile(t, path, broken, time.Now())
+			pass(time.Minute) // as long as people need to see what is wrong
+			if r := told(); r.Err == nil {
+				t.Errorf("%q is taken for a list: %+v", broken, r)
+			}
+			writeFile(t, path, `["192.0.2.1:80"]`, time.Now())
+			pass(filePoll)
+			if r := told(); r.Err != nil || len(r.Places) != 1 {
+				t.Errorf("%v after %q was mended: %+v", filePoll, broken, r)
+			}
+		}
+	})
+}
+
+func TestFile_ReplacedByOneThatLooksTheSame(t *testing.T) {
+	testnet.CheckLeaks(t)
+	path, released := filepath.Join(t.TempDir(), "endpoints.json"), time.Unix(1577836800, 0)
+	writeFile(t, path, `["192.0.2.1:80"]`, released)
+	synctest.Test(t, func(t *testing.T) {
+		told := watchFile(t, path)
+		pass(time.Minute)
+		writeFile(t, path+".new", `["192.0.2.2:80"]`, released)
+		if err := os.Rename(path+".new", path); err != nil {
+			t.Fatal(err)
+		}
+		pass(filePoll)
+		if r := told(); len(r.Places) != 1 || r.Places[0].Host != "192.0.2.2" {
+			t.Errorf("after a file of the same size and time took its place: %+v", r)
+		}
+		writeFile(t, path, `["192.0.2.3:80"]`, released) // within one step of the clock
+		pass(filePoll)
+		if r := told(); len(r.Places) != 1 || r.Places[0].Host != "192.0.2.3" {
+			t.Errorf("after it was written again at once: %+v", r)
+		}
+	})
+}
+
+// watchFile watches a file until the test ends, and gives what was told last.
+func watchFile(t *testing.T, path string) (told func() Result) {
+	t.Helper()
+	var mu sync.Mutex
+	var last Result
+	ctx, cancel := context.WithCancel(t.Context())
+	var watching sync.WaitGroup
+	watching.Go(func() {
+		_ = File{}.Watch(ctx, Query{Target: spec.Target{Source: spec.SourceFile, Path: path}}, func(r Result) {
+			mu.Lock()
+			defer mu.Unlock()
+			last = r
+		})
+	})
+	t.Cleanup(func() {
+		cancel()
+		watching.Wait()
+	})
+	return func() Result {
+		mu.Lock()
+		defer mu.Unlock()
+		return last
+	}
+}
+
+func writeFile(t *testing.T, path, text string, modified time.Time) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chtimes(path, modified, modified); err != nil {
+		t.Fatal(err)
+	}
 }
