@@ -72,6 +72,10 @@ func (f *reading) look() (Result, bool) {
 		f.info = nil
 		return Result{Err: unreadable(f.path, err)}, true
 	}
+	if !info.Mode().IsRegular() { // opening a named pipe would wait for its writer, whatever ctx says
+		f.info = nil
+		return Result{Err: spec.Errorf("name the file that has the list of endpoints", "read endpoints of %s: it is no regular file", f.path)}, true
+	}
 	if f.info == nil || !same(f.info, info) {
 		f.since = now
 	} else if now.Sub(f.since) > grain {
