@@ -69,28 +69,29 @@ func (s *Source) Watch(ctx context.Context, q discover.Query, set func(discover.
 	}
 	for {
 		began := time.Now()
-		err := s.follow(ctx, q.Target.Host, path, set)
+		overtaken, err := s.follow(ctx, q.Target.Host, path, set)
 		// A compaction overtook a watch that was slow: reading anew mends it.
 		// One that is overtaken again at once is the core's to pause.
-		if !errors.Is(err, errCompacted) || time.Since(began) < discover.Floor {
+		if !overtaken || time.Since(began) < discover.Floor {
 			return err
 		}
 	}
 }
 
-// follow is one life of a watch on one connection.
-func (s *Source) follow(ctx context.Context, host, path string, set func(discover.Result)) error {
+// follow is one life of a watch on one connection; overtaken: it ended since
+// what it had not read yet was compacted.
+func (s *Source) follow(ctx context.Context, host, path string, set func(discover.Result)) (overtaken bool, err error) {
 	c, err := s.acquire(host)
 	if err != nil {
-		return err
+		return false, err
 	}
 	w := &watch{client: c, path: path, set: set, values: make(map[string]string)}
 	err = w.run(ctx)
 	s.release(c, c.broken(err))
 	if ctx.Err() != nil {
-		return ctx.Err()
+		return false, ctx.Err()
 	}
-	return c.explain(ctx, path, err)
+	return errors.Is(err, errCompacted), c.explain(ctx, path, err)
 }
 
 // acquire gives the connection for a target's Host, which is to be released.

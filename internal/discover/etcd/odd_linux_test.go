@@ -3,7 +3,9 @@ package etcd
 import (
 	"context"
 	"net"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -13,6 +15,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"legate/internal/discover"
 	"legate/internal/testnet"
 )
 
@@ -134,6 +137,36 @@ func TestWatch_PiecesAreOneResult(t *testing.T) {
 	f.hosts(t, "10.0.0.1:1", "10.0.0.2:1", "10.0.0.3:1")
 	if results, _ := f.all(); len(results) != 2 {
 		t.Errorf("%d results, want 2: %+v", len(results), results)
+	}
+}
+
+// A watch that was slow is no failure of the server: nobody is told, and what
+// there is now is read at once.
+func TestWatch_OvertakenByACompactionReadsAnew(t *testing.T) {
+	testnet.CheckLeaks(t)
+	var watches atomic.Int32
+	addr := startOdd(t, &odd{
+		read: func() (*pb.RangeResponse, error) {
+			host := "10.0.0." + strconv.Itoa(int(watches.Load())+1)
+			return &pb.RangeResponse{Header: atRevision(100), Kvs: []*mvccpb.KeyValue{{Key: []byte("/redis"), Value: []byte(host + ":1")}}}, nil
+		},
+		watch: func(s pb.Watch_WatchServer) error {
+			if watches.Add(1) > 1 {
+				return until(s)
+			}
+			for range 4 {
+				_ = s.Send(&pb.WatchResponse{Header: atRevision(100), Created: true})
+			}
+			<-time.After(discover.Floor + 100*time.Millisecond)
+			_ = s.Send(&pb.WatchResponse{Header: atRevision(900), Canceled: true, CompactRevision: 800})
+			return until(s)
+		},
+	})
+	f := watching(t, source(), addr, "redis")
+	f.hosts(t, "10.0.0.1:1")
+	f.hosts(t, "10.0.0.2:1")
+	if _, errs := f.all(); len(errs) > 0 {
+		t.Errorf("it failed: %v", errs)
 	}
 }
 
