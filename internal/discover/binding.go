@@ -21,6 +21,7 @@ type binding struct {
 	names map[string]*topic // of the places that are names
 	said  *spec.Answer
 	told  time.Time
+	since time.Time // when it began to wait for names; zero: it does not
 	// owed are answers with a death. They are told one by one: a container
 	// that is started again with the same address would be the same one, and
 	// who is connected to its former life would wait for ever.
@@ -64,9 +65,31 @@ func (b *binding) differs(a spec.Answer) bool {
 		a.Err != nil && a.Err.Error() != b.said.Err.Error()
 }
 
-// waits tells whether a name is still to be looked up for the first time. What
-// was said before stays until then: a source that replaces one name by another
-// did not say that there is nothing meanwhile.
+// nameTime is how long names that are looked up for the first time are waited
+// for. Without an end to it a silent name server would hold up endpoints beside
+// these names, and the removal of others.
+const nameTime = time.Second
+
+// ready returns what there is to tell; false: what was said before stays for
+// the time being, but it is to be asked again after left. That is so until the
+// names were looked up, for a while, and then as long as nothing else is known:
+// a source that replaces one name by another did not say that there is nothing.
+func (b *binding) ready(now time.Time) (a spec.Answer, left time.Duration, ok bool) {
+	if !b.waits() {
+		b.since = time.Time{}
+		return b.answer(now), 0, true
+	}
+	if b.since.IsZero() {
+		b.since = now
+	}
+	if left = b.since.Add(nameTime).Sub(now); left > 0 {
+		return a, left, false
+	}
+	a = b.answer(now)
+	return a, nameTime, len(a.Endpoints) > 0
+}
+
+// waits tells whether a name is still to be looked up for the first time.
 func (b *binding) waits() bool {
 	for _, t := range b.names {
 		if !t.known.answered() {

@@ -217,12 +217,14 @@ func (d *Discovery) due(now time.Time) (due []news, next time.Duration) {
 			next = min(next, left)
 			continue
 		}
-		delete(d.dirty, b)
 		d.follow(b)
-		if b.waits() {
-			continue // its names wake us again
+		a, left, ok := b.ready(now)
+		if !ok {
+			next = min(next, left) // or its names wake us
+			continue
 		}
-		if a := b.answer(now); b.differs(a) {
+		delete(d.dirty, b)
+		if b.differs(a) {
 			b.said, b.told = &a, now
 			due = append(due, news{b, a})
 		}

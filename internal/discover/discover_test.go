@@ -425,6 +425,22 @@ func TestNames_FormerOnesServeUntilTheNewIsFound(t *testing.T) {
 	})
 }
 
+// A name server that says nothing holds up nothing but the name itself.
+func TestNames_ThatNobodyAnswersForHoldNothingElseUp(t *testing.T) {
+	in(t, func(t *testing.T, b *bench) {
+		b.services.say("db", at("192.0.2.1", "silent.example", "192.0.2.2"))
+		b.watch(service("db"))
+		pass(nameTime)
+		b.want(service("db"), "192.0.2.1:80", "192.0.2.2:80")
+		b.services.say("db", at("silent.example", "192.0.2.2"))
+		pass(nameTime)
+		b.want(service("db"), "192.0.2.2:80")
+		b.names.say("silent.example", at("192.0.2.3"))
+		pass(quiet)
+		b.want(service("db"), "192.0.2.3:80", "192.0.2.2:80")
+	})
+}
+
 func TestPlaces_ThatCannotBeUsedAreSaid(t *testing.T) {
 	udp := spec.Target{Source: spec.SourceConsul, Protocol: spec.UDP, Host: "db"}
 	each(t, map[string]struct {
