@@ -180,20 +180,45 @@ func (b *binding) report() spec.SourceStatus {
 	}
 	k := &b.main.known
 	s.Answered, s.Detail, s.TTL = moment(k.answeredAt), k.detail, k.ttl.Seconds()
-	if b.said != nil {
-		s.Endpoints, s.Learned = len(b.said.Endpoints), moment(b.said.At)
-		if s.Error, s.Hint = words(b.said.Err); s.Error != "" {
-			s.Failed = moment(k.failedAt)
-		}
-		s.Held = s.Endpoints > 0 && s.Error != ""
+	s.Until = moment(b.expires())
+	if b.said == nil {
+		return s
 	}
-	for i := range k.places {
-		if !k.places[i].until.IsZero() {
+	s.Endpoints, s.Learned = len(b.said.Endpoints), moment(b.said.At)
+	for i := range b.said.Endpoints {
+		if b.said.Endpoints[i].Weak {
 			s.Weak++
 		}
 	}
-	s.Until = moment(k.expires())
+	if s.Error, s.Hint = words(b.said.Err); s.Error != "" {
+		of := b.failing()
+		s.Failed = moment(of.failedAt)
+		s.Held = s.Endpoints > 0 && of.err != nil && len(of.places) > 0
+	}
 	return s
+}
+
+// failing is what is known of the question whose error is told: the target's
+// own, or that of one of the names which its source named.
+func (b *binding) failing() *known {
+	k := &b.main.known
+	for i := range k.places {
+		if t := b.names[k.places[i].Host]; k.err == nil && t != nil && t.known.err != nil {
+			return &t.known
+		}
+	}
+	return k
+}
+
+// expires returns when the next endpoint is given up; zero: none is in doubt.
+func (b *binding) expires() time.Time {
+	at := b.main.known.expires()
+	for _, t := range b.names {
+		if u := t.known.expires(); at.IsZero() || !u.IsZero() && u.Before(at) {
+			at = u
+		}
+	}
+	return at
 }
 
 // words are an error and what to do about it, for people.

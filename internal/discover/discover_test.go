@@ -441,6 +441,29 @@ func TestNames_ThatNobodyAnswersForHoldNothingElseUp(t *testing.T) {
 	})
 }
 
+// What is wrong with a name says nothing about the source that named it.
+func TestReport_OfNamesThatAreWrong(t *testing.T) {
+	in(t, func(t *testing.T, b *bench) {
+		b.services.say("db", at("192.0.2.1", "db.example"))
+		b.names.say("db.example", Result{Err: errDown})
+		b.watch(service("db"))
+		began := time.Now()
+		pass(time.Minute)
+		b.services.say("db", at("192.0.2.2", "db.example"))
+		s, _ := b.Report(service("db"))
+		if s.Held || s.Endpoints != 1 || s.Failed == nil || !s.Failed.Equal(began) {
+			t.Errorf("of a name that was never found, and fails for a minute: %+v", s)
+		}
+		b.names.say("db.example", at("192.0.2.3"))
+		b.names.say("db.example", Result{Err: errNone, Weak: true})
+		pass(10 * time.Second)
+		s, _ = b.Report(service("db"))
+		if !s.Held || s.Weak != 1 || s.Until == nil || time.Until(*s.Until) != weakFor-10*time.Second {
+			t.Errorf("of a name that is not there any more: %+v", s)
+		}
+	})
+}
+
 func TestPlaces_ThatCannotBeUsedAreSaid(t *testing.T) {
 	udp := spec.Target{Source: spec.SourceConsul, Protocol: spec.UDP, Host: "db"}
 	each(t, map[string]struct {
