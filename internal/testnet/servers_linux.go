@@ -182,8 +182,38 @@ func (p *Process) Kill() {
 }
 
 // Freeze stops it as SIGSTOP does: the kernel still accepts for it, and nobody
-// answers. Thaw lets it go on.
-func (p *Process) Freeze() { p.Signal(unix.SIGSTOP) }
+// answers, from its return on. Thaw lets it go on.
+func (p *Process) Freeze() {
+	if !p.Ended() {
+		FreezePID(p.cmd.Process.Pid)
+	}
+}
+
+// FreezePID is [Process.Freeze] for a process that a server started. It waits
+// until every thread has stopped: those on other processors run on for a
+// moment, and may answer what is asked after the signal.
+func FreezePID(pid int) {
+	if unix.Kill(pid, unix.SIGSTOP) == nil {
+		poll(Patience, func() bool { return stopped(pid) })
+	}
+}
+
+// stopped tells whether no thread of a process runs, or it has ended.
+func stopped(pid int) bool {
+	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	for _, thread := range threads {
+		text, err := os.ReadFile(thread)
+		if err != nil {
+			continue // it ended
+		}
+		// The name before the state may have anything in it, brackets too.
+		_, state, _ := strings.Cut(string(text[bytes.LastIndexByte(text, ')')+1:]), " ")
+		if !strings.HasPrefix(state, "T") && !strings.HasPrefix(state, "Z") {
+			return false
+		}
+	}
+	return true
+}
 
 // Thaw ends Freeze.
 func (p *Process) Thaw() { p.Signal(unix.SIGCONT) }
