@@ -202,19 +202,27 @@ func (b *dockerBench) Restart(t testing.TB) {
 
 // Freeze stops the engine itself: its process is the one that made its
 // namespaces.
-func (b *dockerBench) Freeze() { b.signal(unix.SIGSTOP) }
+func (b *dockerBench) Freeze() {
+	if pid := b.pid(); pid > 0 {
+		testnet.FreezePID(pid)
+	}
+}
 
 // Thaw ends Freeze.
-func (b *dockerBench) Thaw() { b.signal(unix.SIGCONT) }
+func (b *dockerBench) Thaw() {
+	if pid := b.pid(); pid > 0 {
+		_ = unix.Kill(pid, unix.SIGCONT)
+	}
+}
 
-func (b *dockerBench) signal(s unix.Signal) {
+// pid is the engine's own, outside its namespace; 0: it does not run.
+func (b *dockerBench) pid() int {
 	text, err := os.ReadFile(b.pidFile())
 	if err != nil || b.Ended() {
-		return
+		return 0
 	}
-	if pid, err := strconv.Atoi(strings.TrimSpace(string(text))); err == nil {
-		_ = unix.Kill(pid, s)
-	}
+	pid, _ := strconv.Atoi(strings.TrimSpace(string(text)))
+	return pid
 }
 
 func (b *dockerBench) Address() (network, address string) { return "unix", b.sock() }

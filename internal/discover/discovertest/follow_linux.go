@@ -21,7 +21,7 @@ type follower struct {
 	t      testing.TB
 	d      *discover.Discovery
 	target spec.Target
-	asked  atomic.Int64 // calls of Watch
+	asked  atomic.Int64 // calls of Watch and results of it
 
 	mu   sync.Mutex
 	said []spec.Answer // guarded by mu
@@ -54,7 +54,7 @@ func prepare(t testing.TB, b Bench, at string) *follower {
 	return f
 }
 
-// counted counts how often a source is asked.
+// counted counts how often a source is asked and answers.
 type counted struct {
 	discover.Source
 	n *atomic.Int64
@@ -62,7 +62,10 @@ type counted struct {
 
 func (c counted) Watch(ctx context.Context, q discover.Query, set func(discover.Result)) error {
 	c.n.Add(1)
-	return c.Source.Watch(ctx, q, set)
+	return c.Source.Watch(ctx, q, func(r discover.Result) {
+		c.n.Add(1)
+		set(r)
+	})
 }
 
 func (f *follower) set(_ spec.Target, a spec.Answer) {

@@ -136,8 +136,8 @@ func weak(addresses ...string) func(spec.Answer) bool {
 	return func(a spec.Answer) bool { return slices.Equal(shown(a), doubted) }
 }
 
-// repeats waits until the server was asked at least once more, from the
-// question to the answer.
+// repeats waits until the source failed at least once more: by the end of a
+// watch, or by a result that says so.
 func repeats(f *follower) {
 	f.t.Helper()
 	until := f.asked.Load() + 2
