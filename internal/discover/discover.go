@@ -14,7 +14,6 @@ import (
 	"context"
 	"log/slog"
 	"maps"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -356,12 +355,12 @@ func (d *Discovery) unbind(b *binding) {
 func (d *Discovery) follow(b *binding) {
 	wanted := b.main.known.hosts()
 	for name, t := range b.names {
-		if !slices.Contains(wanted, name) {
+		if !wanted[name] {
 			d.release(t, b)
 			delete(b.names, name)
 		}
 	}
-	for _, name := range wanted {
+	for name := range wanted {
 		if b.names[name] == nil {
 			b.names[name] = d.topic(spec.Target{Source: spec.SourceDNS, Host: name}, b)
 		}

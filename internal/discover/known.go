@@ -116,16 +116,18 @@ func (k *known) expire(now time.Time) {
 	k.changedAt = now
 }
 
-// hosts returns the names among the places, each once.
-func (k *known) hosts() (names []string) {
+// hosts returns the names among the places.
+func (k *known) hosts() map[string]bool {
+	names := map[string]bool{}
 	for i := range k.places {
-		host := k.places[i].Host
-		if host == "" || slices.Contains(names, host) {
-			continue
-		}
-		if _, err := netip.ParseAddr(host); err != nil {
-			names = append(names, host)
+		if host := k.places[i].Host; host != "" && !isAddr(host) {
+			names[host] = true
 		}
 	}
 	return names
+}
+
+func isAddr(host string) bool {
+	_, err := netip.ParseAddr(host)
+	return err == nil
 }
