@@ -64,6 +64,7 @@ func newSource(c Config, port string) *Source {
 		resolv: &file[settings]{path: cmp.Or(c.ResolvConf, "/etc/resolv.conf")},
 		memory: map[spec.Target]memory{},
 	}
+	s.servers.turns = make(chan struct{}, atOnce)
 	s.resolv.parse = func(text string) settings { return parseResolvConf(text, port) }
 	for _, text := range c.Servers {
 		server, err := ParseServer(text)

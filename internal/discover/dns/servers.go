@@ -21,6 +21,10 @@ const (
 	// evidence takes to be believed: the others may know names that this one
 	// does not.
 	preferred = 10 * time.Second
+	// atOnce bounds how many questions are under way. Each has a socket, and
+	// thousands of names that become known together would take the descriptors
+	// that connections need.
+	atOnce = 256
 )
 
 // failure is that no server said whether there are such records.
@@ -36,6 +40,8 @@ func (e *failure) Unwrap() error { return e.why }
 
 // servers knows whom to ask first.
 type servers struct {
+	turns chan struct{} // capacity atOnce; a question holds one element
+
 	mu     sync.Mutex // guards the following
 	turn   int        // of "rotate"
 	chosen string
@@ -74,7 +80,7 @@ func (s *servers) ask(ctx context.Context, c settings, q dns.Question) (*dns.Msg
 			if f := failed[server]; f != nil && !f.silent {
 				continue
 			}
-			m, f := try(ctx, server, q, c, round)
+			m, f := s.try(ctx, server, q, c, round)
 			if f == nil {
 				if silent {
 					s.prefer(server)
@@ -96,7 +102,13 @@ func (s *servers) ask(ctx context.Context, c settings, q dns.Question) (*dns.Msg
 
 // try asks one server. The last round is without EDNS: there are firewalls
 // that drop what they do not know.
-func try(ctx context.Context, server string, q dns.Question, c settings, round int) (*dns.Msg, *failure) {
+func (s *servers) try(ctx context.Context, server string, q dns.Question, c settings, round int) (*dns.Msg, *failure) {
+	select {
+	case s.turns <- struct{}{}:
+		defer func() { <-s.turns }()
+	case <-ctx.Done():
+		return nil, &failure{server: server, why: errTimeout, silent: true}
+	}
 	patience := c.timeout
 	if round == 0 {
 		patience = min(patience, firstTry)

@@ -1,8 +1,10 @@
 package dns
 
 import (
+	"context"
 	"fmt"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -209,6 +211,28 @@ func TestServers_SilenceHasAnEnd(t *testing.T) {
 	if took := time.Since(begin); took > patience+time.Second {
 		t.Errorf("it took %v", took)
 	}
+}
+
+// Names that become known together do not take the descriptors of connections.
+func TestServers_ManyQuestionsTakeTurns(t *testing.T) {
+	testnet.CheckLeaks(t)
+	s := serve(t, "", silent)
+	source := newSource(Config{Servers: []string{s.addr}, Hosts: text(t, ""), ResolvConf: text(t, "")}, "53")
+	ctx, cancel := context.WithCancel(t.Context())
+	var watching sync.WaitGroup
+	for i := range atOnce {
+		watching.Go(func() {
+			q := discover.Query{Target: question(spec.SourceDNS, fmt.Sprintf("n%d.test", i))}
+			_ = source.Watch(ctx, q, func(discover.Result) {})
+		})
+	}
+	testnet.Await(t, "as many questions as there may be", func() bool { return s.asked.Load() >= atOnce })
+	time.Sleep(firstTry / 4)
+	if n := s.asked.Load(); n > atOnce {
+		t.Errorf("%d questions at the same time, want %d of the %d", n, atOnce, 2*atOnce)
+	}
+	cancel()
+	watching.Wait()
 }
 
 func TestSearch(t *testing.T) {
