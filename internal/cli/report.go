@@ -105,7 +105,7 @@ func fold(list []spec.EndpointStatus) string {
 	var parts []string
 	for _, h := range []spec.Health{
 		spec.HealthOK, spec.HealthUnknown, spec.HealthWeak, spec.HealthStandby, spec.HealthEjected,
-		spec.HealthUnhealthy, spec.HealthDrained, spec.HealthFormer,
+		spec.HealthUnhealthy, spec.HealthDenied, spec.HealthDrained, spec.HealthFormer,
 	} {
 		if n := count[h]; n > 0 {
 			parts = append(parts, fmt.Sprintf("%d %s", n, h))
@@ -199,6 +199,8 @@ func (r report) sick(l spec.LinkStatus) (notes []string) {
 		switch e.Health {
 		case spec.HealthDrained:
 			notes = append(notes, r.drained(e))
+		case spec.HealthDenied:
+			notes = append(notes, fmt.Sprintf("%s denied: %s", e.Address, e.LastError))
 		case spec.HealthEjected, spec.HealthUnhealthy:
 			notes = append(notes, fmt.Sprintf("%s %s: %s%s", e.Address, healthWords(e, r.now), e.LastError, r.ago(lastAsked(e))))
 		case spec.HealthUnknown, spec.HealthOK, spec.HealthWeak, spec.HealthStandby, spec.HealthFormer:

@@ -173,6 +173,12 @@ func (p *Pool) describe(c *Candidate, k *look) {
 	if e.drained {
 		c.Health, c.Since, c.Barred = spec.HealthDrained, p.drained[e.String()], true
 	}
+	if k.view.Admit != nil {
+		if err := k.view.Admit(&c.Member); err != nil {
+			c.Health, c.Since, c.LastErr = spec.HealthDenied, time.Time{}, err
+			c.State, c.Barred = Failing, true
+		}
+	}
 	p.slow(c, k, risen)
 }
 

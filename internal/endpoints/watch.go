@@ -16,6 +16,9 @@ type View struct {
 	SlowStart    time.Duration     // how long one that is new or came back takes to get its full share
 	AllUnhealthy spec.AllUnhealthy // "": auto
 	Limit        int               // of connections at an endpoint; 0: none
+	// Admit says why the view's callers may not go to an endpoint; nil: they may
+	// go to all. It is asked under the pool's lock, and must not call the pool.
+	Admit func(*spec.Member) error
 }
 
 // holds tells whether an endpoint that its check does not vouch for must not be

@@ -166,7 +166,7 @@ func (l *link) whyNone(full bool) string {
 		count[list[i].Health]++
 	}
 	var parts []string
-	for _, h := range []spec.Health{spec.HealthUnhealthy, spec.HealthEjected, spec.HealthDrained, spec.HealthUnknown, spec.HealthWeak} {
+	for _, h := range []spec.Health{spec.HealthDenied, spec.HealthUnhealthy, spec.HealthEjected, spec.HealthDrained, spec.HealthUnknown, spec.HealthWeak} {
 		if n := count[h]; n == len(list) {
 			return "every endpoint is " + string(h)
 		} else if n > 0 {

@@ -14,6 +14,7 @@ var (
 	ErrRemoved   = errors.New("the endpoint has left its source")
 	ErrUnhealthy = errors.New("the endpoint has turned unhealthy")
 	ErrDead      = errors.New("the endpoint's container runs no more")
+	ErrDenied    = errors.New("the endpoint is no longer allowed to the caller")
 )
 
 // fate is what becomes of the connections to an endpoint that left its source
@@ -64,6 +65,8 @@ func (l *link) fateOf(es *endpointStats) (what spec.Fate, why error) {
 		return spec.Fate{Kind: spec.FateCut}, ErrDead
 	case c == nil && slices.Contains(l.spec.Targets, es.from):
 		return o.OnRemoved, ErrRemoved
+	case c != nil && c.Health == spec.HealthDenied:
+		return spec.Fate{Kind: spec.FateCut}, ErrDenied
 	case c != nil && c.Health == spec.HealthUnhealthy:
 		return o.OnUnhealthy, ErrUnhealthy
 	case c != nil && c.Health == spec.HealthDrained:

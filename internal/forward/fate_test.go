@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -305,4 +306,31 @@ func TestOnRemoved_FindsWhoIsStillConnecting(t *testing.T) {
 	}
 	l.Done(&p, pump.Result{})
 	l.endFate(es)
+}
+
+// A change of policy ends the connections that it now forbids, and says why to
+// who asks.
+func TestDenied_ConnectionsEndAndNewOnesGoElsewhere(t *testing.T) {
+	var denied sync.Map // addresses
+	w, a, _, toA, toB := twoEchoes(t, nil)
+	w.fw.cfg.Admit = func(_ spec.Link, m *spec.Member) error {
+		if _, is := denied.Load(m.String()); is {
+			return errors.New("legate.allow of the server does not name the caller")
+		}
+		return nil
+	}
+	w.apply()
+	exchange(t, toA, "allowed")
+	denied.Store(a, true)
+	w.apply()
+	w.resets(toA, soon)
+	exchange(t, toB, "still there")
+	for range 4 {
+		exchange(t, w.dial(), "elsewhere")
+	}
+	w.eventually(is(a, spec.HealthDenied))
+	x, err := w.fw.Explain("test", spec.Caller{})
+	if err != nil || len(x.Endpoints) != 2 || !strings.Contains(x.Endpoints[1].LastError, "legate.allow") {
+		t.Errorf("explained as %+v (%v), want the rule that refuses", x.Endpoints, err)
+	}
 }

@@ -25,7 +25,11 @@ type Config struct {
 	Pool   *endpoints.Pool
 	// Open makes the listening sockets of a link; nil means Bind.
 	Open func(spec.Link) ([]pump.Listener, error)
-	Log  *slog.Logger // nil discards
+	// Admit says why the callers of a link may not go to an endpoint; nil: they
+	// may go to all. It is asked again for live connections at every Apply, and
+	// must not call the Forwarder.
+	Admit func(spec.Link, *spec.Member) error
+	Log   *slog.Logger // nil discards
 	// LogConnections logs one line per connection, at its end.
 	LogConnections bool
 }

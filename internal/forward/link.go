@@ -57,14 +57,19 @@ type link struct {
 }
 
 func newLink(fw *Forwarder, s spec.Link) *link {
-	l := &link{fw: fw, listen: s.Listen, id: rand.Uint64(), spec: s, view: viewOf(s), senders: sendersOf(&s.Options), generation: 1, stats: newStats(), shut: s.Mode == spec.ModeDrain, stop: make(chan struct{})}
+	l := &link{fw: fw, listen: s.Listen, id: rand.Uint64(), spec: s, view: fw.viewOf(s), senders: sendersOf(&s.Options), generation: 1, stats: newStats(), shut: s.Mode == spec.ModeDrain, stop: make(chan struct{})}
 	l.preface = &pump.Preface{Timeout: headerTimeout, Parse: l.parseHeader}
 	return l
 }
 
-func viewOf(s spec.Link) endpoints.View {
+func (fw *Forwarder) viewOf(s spec.Link) endpoints.View {
 	o := &s.Options
+	var admit func(*spec.Member) error
+	if fw.cfg.Admit != nil {
+		admit = func(m *spec.Member) error { return fw.cfg.Admit(s, m) }
+	}
 	return endpoints.View{
+		Admit:        admit,
 		Targets:      s.Targets,
 		Check:        o.EffectiveCheck(),
 		Balance:      o.Balance,
@@ -142,7 +147,7 @@ func (l *link) set(s spec.Link) {
 		// What is known of the old target says nothing about the new one.
 		l.downSince = time.Time{}
 	}
-	l.spec, l.view, l.list = s, viewOf(s), nil
+	l.spec, l.view, l.list = s, l.fw.viewOf(s), nil
 	l.shut = l.shut && s.Mode == spec.ModeDrain
 	l.senders = sendersOf(&s.Options)
 	l.attention = l.needs()

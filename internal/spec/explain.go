@@ -76,6 +76,7 @@ const (
 	HealthEjected   Health = "ejected"   // attempts failed, or it closed early; tried last
 	HealthDrained   Health = "drained"   // by an operator: no new connections
 	HealthWeak      Health = "weak"      // its source doubts that it is there
+	HealthDenied    Health = "denied"    // its policy, or ours, forbids it to the link's callers
 	HealthFormer    Health = "former"    // no longer the link's, but connections go on there
 )
 
