@@ -275,13 +275,15 @@ func (d *Discovery) learn(t *topic, r Result) {
 		return
 	}
 	now, died := time.Now(), t.known.diesIn(r)
-	t.known.learn(r, now)
+	news := t.known.learn(r, now)
 	if died {
 		for b := range t.users {
 			b.owed = append(b.owed, b.answer(now))
 		}
 	}
-	d.changed(t)
+	if news {
+		d.changed(t)
+	}
 }
 
 // changed has the teller look at all that depends on the topic.

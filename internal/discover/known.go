@@ -40,8 +40,10 @@ func (k *known) diesIn(r Result) bool {
 	return slices.ContainsFunc(k.places, func(p kept) bool { return p.Container != "" && slices.Contains(r.Dead, p.Container) })
 }
 
-// learn takes over a result.
-func (k *known) learn(r Result, now time.Time) {
+// learn takes over a result. It tells whether that is news to those who use the
+// places: with thousands of names a confirmation comes all the time.
+func (k *known) learn(r Result, now time.Time) (news bool) {
+	news = !k.answered() || (r.Err == nil) != (k.err == nil) || r.Err != nil && k.err.Error() != r.Err.Error()
 	if r.Err == nil || k.err == nil || k.err.Error() != r.Err.Error() {
 		k.failedAt = now
 	}
@@ -50,19 +52,20 @@ func (k *known) learn(r Result, now time.Time) {
 		// A source that cannot be asked proves nothing: the weak evidence
 		// before it must be repeated for its whole time.
 		for i := range k.places {
+			news = news || !k.places[i].until.IsZero()
 			k.places[i].until = time.Time{}
 		}
-		return
+		return news
 	}
 	if r.Err == nil {
 		k.answeredAt, k.ttl, k.detail = now, r.TTL, r.Detail
 	}
-	k.take(r, now)
+	return k.take(r, now) || news
 }
 
 // take replaces the places by those of a result, and keeps those that are
-// missing without proof.
-func (k *known) take(r Result, now time.Time) {
+// missing without proof. It tells whether something is another than before.
+func (k *known) take(r Result, now time.Time) (news bool) {
 	places := make([]kept, 0, len(r.Places))
 	named := make(map[identity]bool, len(r.Places))
 	if r.Err == nil {
@@ -85,10 +88,12 @@ func (k *known) take(r Result, now time.Time) {
 		}
 		places = append(places, p)
 	}
+	news = !slices.Equal(r.Dead, k.dead)
 	k.dead = r.Dead
 	if !slices.Equal(places, k.places) || k.changedAt.IsZero() && r.Err == nil {
-		k.places, k.changedAt = places, now
+		k.places, k.changedAt, news = places, now, true
 	}
+	return news
 }
 
 // identity is what makes a place the same one when it is named again.

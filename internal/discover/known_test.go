@@ -21,3 +21,34 @@ func TestHosts_OfManyPlaces(t *testing.T) {
 		t.Errorf("it took %v", took)
 	}
 }
+
+func TestLearn_TellsWhatIsNews(t *testing.T) {
+	began, k := time.Now(), known{}
+	dead := at("192.0.2.1")
+	dead.Dead = []string{"0123456789ab"}
+	for i, step := range []struct {
+		result Result
+		news   bool
+	}{
+		{at(), true}, // the first answer, though it is empty
+		{at(), false},
+		{at("192.0.2.1", "192.0.2.2"), true},
+		{weakly(at("192.0.2.1", "192.0.2.2")), false},
+		{weakly(at("192.0.2.1")), true}, // one is in doubt
+		{weakly(at("192.0.2.1")), false},
+		{Result{Err: errDown}, true},
+		{Result{Err: errDown}, false},
+		{Result{Err: errNone}, true},
+		{Result{Err: errNone, Weak: true}, true}, // both are in doubt
+		{Result{Err: errNone, Weak: true}, false},
+		{Result{Err: errNone}, true}, // they are not
+		{at("192.0.2.1"), true},
+		{dead, true},
+		{dead, false},
+		{at("192.0.2.1"), true},
+	} {
+		if got := k.learn(step.result, began.Add(time.Duration(i)*time.Second)); got != step.news {
+			t.Errorf("step %d, %+v: news %v, want %v", i, step.result, got, step.news)
+		}
+	}
+}
