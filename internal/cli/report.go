@@ -283,6 +283,8 @@ func inWords(why string) string {
 		return "the caller had as many as it may"
 	case "caller-rate":
 		return "the caller opened too many in a second"
+	case "denied":
+		return "policy forbids every endpoint to the caller"
 	case "proxy-header":
 		return "no valid PROXY header from a trusted sender"
 	}

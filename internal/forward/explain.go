@@ -104,6 +104,8 @@ func (l *link) verdict(c spec.Caller, order []*endpoints.Candidate, full bool) s
 		return fmt.Sprintf("waits, behind %d others, until the link is resumed", len(l.queue.waiting))
 	case udp && len(order) == 0:
 		return "dropped: " + l.whyNone(full)
+	case len(order) == 0 && l.denied(l.candidates().All):
+		return "reset: every endpoint is denied: " + l.candidates().All[0].LastErr.Error()
 	case !l.downSince.IsZero():
 		return l.verdictDown()
 	case len(order) == 0 && full, len(l.queue.waiting) > 0:

@@ -333,4 +333,11 @@ func TestDenied_ConnectionsEndAndNewOnesGoElsewhere(t *testing.T) {
 	if err != nil || len(x.Endpoints) != 2 || !strings.Contains(x.Endpoints[1].LastError, "legate.allow") {
 		t.Errorf("explained as %+v (%v), want the rule that refuses", x.Endpoints, err)
 	}
+	w.fw.cfg.Admit = func(spec.Link, *spec.Member) error { return errors.New("nobody may") }
+	w.apply()
+	if c, err := net.Dial("tcp", w.addr); err == nil { // the reset may be quicker
+		defer c.Close()
+		w.resets(c, time.Second) // at once: hold is 10 s
+	}
+	w.eventually(func(s spec.LinkStatus) bool { return s.Counters.Failed["denied"] == 1 })
 }

@@ -146,6 +146,7 @@ var failures = []struct {
 	{ErrCallerConnections, "caller-connections"},
 	{ErrCallerRate, "caller-rate"},
 	{ErrProxyHeader, "proxy-header"},
+	{ErrDenied, "denied"},
 }
 
 func failure(f *flow, err error) string {

@@ -55,8 +55,11 @@ func (l *link) hold(f *flow) pump.Step {
 	if !f.held {
 		f.waited = l.fw.now()
 	}
-	if len(l.candidates().All) == 0 {
+	switch list := l.candidates().All; {
+	case len(list) == 0:
 		l.fw.cfg.Pool.Miss(l.spec.Targets)
+	case l.denied(list):
+		return l.giveUp(f, ErrDenied) // who may not go there waits in vain
 	}
 	until, err := l.patience(f)
 	if err != nil {
@@ -71,6 +74,11 @@ func (l *link) hold(f *flow) pump.Step {
 	l.attend()
 	l.release()
 	return pump.Step{Park: until}
+}
+
+// denied tells whether policy leaves the link's callers no endpoint at all.
+func (l *link) denied(list []endpoints.Candidate) bool {
+	return l.view.Admit != nil && !slices.ContainsFunc(list, func(c endpoints.Candidate) bool { return c.Health != spec.HealthDenied })
 }
 
 // patience returns until when the flow may wait now, or why it may not.
