@@ -33,7 +33,8 @@ const (
 type Container struct {
 	ID      string // 64 digits
 	Name    string // without a slash
-	Image   string
+	Image   string // as it was named at the start
+	ImageID string // sha256: and 64 digits
 	Labels  map[string]string
 	Project string // of Compose; "": none
 	// Service of Compose; "" for containers of `docker compose run`, too,
@@ -98,7 +99,7 @@ func (c *Container) indexed() []string {
 
 // containerOf reads an entry of the engine's list.
 func containerOf(s container.Summary) *Container {
-	c := &Container{ID: s.ID, Image: s.Image, Labels: s.Labels, Project: s.Labels[labelProject], State: string(s.State), Mode: s.HostConfig.NetworkMode}
+	c := &Container{ID: s.ID, Image: s.Image, ImageID: s.ImageID, Labels: s.Labels, Project: s.Labels[labelProject], State: string(s.State), Mode: s.HostConfig.NetworkMode}
 	c.Name = ownName(s.Names)
 	if !strings.EqualFold(s.Labels[labelOneOff], "true") {
 		c.Service = s.Labels[labelService]

@@ -47,6 +47,9 @@ type Subscription struct {
 	wake    chan struct{} // capacity one
 }
 
+// Everyone is the word that every container answers to.
+const Everyone = "*"
+
 // Subscribe starts to tell of changes of the containers that answer to one of
 // the words, and of those whose network they live in.
 func (t *Table) Subscribe(words ...string) *Subscription {
@@ -203,7 +206,7 @@ func (t *Table) tell(c *Container) {
 }
 
 func (t *Table) wake(c *Container) {
-	for _, k := range c.Keys() {
+	for _, k := range append(c.Keys(), Everyone) {
 		for s := range t.readers[k] {
 			s.poke()
 		}
