@@ -439,6 +439,18 @@ func TestPlaces(t *testing.T) {
 	}
 }
 
+// Whichever Consul lists first, and though nobody takes the old one back.
+func TestPlaces_OfOneAddressThePassingOneIsFirst(t *testing.T) {
+	old := `{"Node":{"Node":"n1"},"Service":{"ID":"old","Address":"10.0.0.1","Port":1},"Checks":[{"Name":"tcp","Status":"critical"}]}`
+	anew := `{"Node":{"Node":"n1"},"Service":{"ID":"new","Address":"10.0.0.1","Port":1},"Checks":[{"Name":"tcp","Status":"passing"}]}`
+	for _, body := range []string{"[" + old + "," + anew + "]", "[" + anew + "," + old + "]"} {
+		r, err := service{name: "redis"}.read(answer{body: []byte(body)})
+		if err != nil || len(r.Places) != 2 || r.Places[0].Unhealthy != "" {
+			t.Errorf("%s: %+v (%v)", body, r.Places, err)
+		}
+	}
+}
+
 // A quiet question is asked at once and so are a few more; one that is answered
 // without end is asked at its pace, and saves up nothing meanwhile.
 func TestBudget(t *testing.T) {

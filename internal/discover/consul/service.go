@@ -1,6 +1,7 @@
 package consul
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -78,14 +79,16 @@ func (s service) read(a answer) (r discover.Result, err error) {
 		}
 		places = append(places, p)
 	}
-	// Consul lists them in no order of its own.
-	slices.SortFunc(places, func(a, b discover.Place) int {
-		if by := strings.Compare(a.Host, b.Host); by != 0 {
-			return by
-		}
-		return int(a.Port) - int(b.Port)
-	})
+	slices.SortFunc(places, byAddress)
 	return result(places, left, ""), nil
+}
+
+// byAddress is an order that does not change by itself, as Consul's does. Of
+// several registrations of one address the first one counts, and that is one
+// that passes: an old one which nobody took back fails its check for ever.
+func byAddress(a, b discover.Place) int {
+	return cmp.Or(cmp.Compare(a.Host, b.Host), cmp.Compare(a.Port, b.Port), cmp.Compare(a.Unhealthy, b.Unhealthy),
+		cmp.Compare(b.Weight, a.Weight), cmp.Compare(a.On, b.On))
 }
 
 // place says where the instance is, or why that cannot be.
