@@ -61,7 +61,11 @@ func (c Config) address() (network, address string, err error) {
 		host = DefaultHost
 	}
 	network, address, ok := strings.Cut(host, "://")
+	host = withoutUser(host)
 	switch {
+	case network == "tcp" && strings.Contains(address, "@"):
+		return "", "", spec.Errorf("write DOCKER_HOST=tcp://ADDRESS:PORT; who asks is told by the certificate in DOCKER_CERT_PATH",
+			"DOCKER_HOST %q has a user before the address", host)
 	case network == "ssh":
 		return "", "", spec.Errorf("forward the socket, ssh -nNT -L /tmp/docker.sock:/var/run/docker.sock HOST, and write DOCKER_HOST=unix:///tmp/docker.sock",
 			"DOCKER_HOST %q: Legate does not speak ssh", host)
@@ -84,6 +88,18 @@ func (c Config) address() (network, address string, err error) {
 		address = net.JoinHostPort(strings.Trim(address, "[]"), port)
 	}
 	return network, address, nil
+}
+
+// withoutUser is a host for messages: there may be a password before the @.
+func withoutUser(host string) string {
+	at := strings.LastIndexByte(host, '@')
+	if at < 0 {
+		return host
+	}
+	if scheme, _, found := strings.Cut(host, "://"); found {
+		return scheme + "://***" + host[at:]
+	}
+	return "***" + host[at:]
 }
 
 // NewClient is New for an engine that may want TLS. It does not connect. The

@@ -48,6 +48,9 @@ func TestConfig_Address(t *testing.T) {
 		"a slash":          {Config{Host: "tcp://10.0.0.1:99/"}, "tcp 10.0.0.1:99", ""},
 		"a path":           {Config{Host: "tcp://10.0.0.1:99/x"}, "", "has a path"},
 		"ssh":              {Config{Host: "ssh://me@host"}, "", "does not speak ssh"},
+		"a user":           {Config{Host: "tcp://bob:hunter2@10.0.0.1:99"}, "", `DOCKER_HOST "tcp://***@10.0.0.1:99" has a user`},
+		"ssh, password":    {Config{Host: "ssh://bob:hunter2@host"}, "", `DOCKER_HOST "ssh://***@host"`},
+		"a user alone":     {Config{Host: "bob:hunter2@10.0.0.1:99"}, "", `DOCKER_HOST "***@10.0.0.1:99" is neither`},
 		"nothing after it": {Config{Host: "unix://"}, "", "neither unix:// nor tcp://"},
 	}
 	for name, test := range tests {
