@@ -63,6 +63,9 @@ func (s *settings) endpoints(host, env string) (secure bool, err error) {
 		if !found {
 			scheme, address = "", scheme
 		}
+		if strings.Contains(address, "@") { // there may be a password before it
+			return false, spec.Errorf("set ETCDCTL_USER=USER:PASSWORD", "ETCDCTL_ENDPOINTS has a user before a server")
+		}
 		if address, err = withPort(address); err != nil {
 			return false, spec.Errorf("write it like http://HOST:PORT", "ETCDCTL_ENDPOINTS: %q is no address", endpoint)
 		}
