@@ -88,7 +88,7 @@ func (f dnsFlag) Set(s string) error {
 	list := strings.Split(s, ",")
 	err := daemon.CheckDNS(list)
 	if err == nil {
-		*f.servers = list
+		*f.servers = append(*f.servers, list...) // as with docker's flag of the name
 	}
 	return err
 }
