@@ -14,8 +14,7 @@ import (
 
 // TestTable_OverTLS follows a real engine that wants a certificate, over TCP.
 func TestTable_OverTLS(t *testing.T) {
-	testnet.NeedRoot(t)
-	for label, dockerd := range engines(t) {
+	for label, dockerd := range testnet.DockerEngines(t) {
 		t.Run(label, func(t *testing.T) {
 			authority := testnet.NewCA(t)
 			cert, key := authority.Server(t, "127.0.0.1")
@@ -25,9 +24,10 @@ func TestTable_OverTLS(t *testing.T) {
 			copyFile(t, mine, certificates+"/cert.pem")
 			copyFile(t, myKey, certificates+"/key.pem")
 			address := "tcp://127.0.0.1:" + strconv.Itoa(testnet.FreePort(t))
-			local := startEngineHere(t, dockerd, "--host="+address, "--tlsverify", "--tlscacert="+authority.File, "--tlscert="+cert, "--tlskey="+key)
-			docker(t, local, emptyImage(t), "import", "--change", `CMD ["/x"]`, "-", "server")
-			docker(t, local, nil, "create", "--name", "first", "server")
+			e := testnet.StartDockerd(t, testnet.DockerdConfig{Program: dockerd, Here: true, Args: []string{
+				"--host=" + address, "--tlsverify", "--tlscacert=" + authority.File, "--tlscert=" + cert, "--tlskey=" + key}})
+			e.Import(t, "server")
+			e.Docker(t, "create", "--name", "first", "server")
 
 			testnet.CheckLeaks(t)
 			good := Config{Host: address, TLS: true, Certificates: certificates}
@@ -40,7 +40,7 @@ func TestTable_OverTLS(t *testing.T) {
 			if all := table.All(); len(all) != 1 || all[0].Name != "first" {
 				t.Fatalf("containers %+v", all)
 			}
-			docker(t, local, nil, "create", "--name", "second", "server")
+			e.Docker(t, "create", "--name", "second", "server")
 			if err := s.Next(t.Context()); err != nil || len(table.Named("second")) != 1 {
 				t.Errorf("after an event: %v, %+v", err, table.All())
 			}

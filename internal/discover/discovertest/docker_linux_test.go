@@ -1,20 +1,11 @@
 package discovertest
 
 import (
-	"archive/tar"
-	"bytes"
 	"cmp"
-	"context"
-	"io"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"testing"
-
-	"golang.org/x/sys/unix"
 
 	"legate/internal/discover"
 	adapter "legate/internal/discover/docker"
@@ -23,46 +14,21 @@ import (
 	"legate/internal/testnet"
 )
 
-// installed finds Debian's engine, and built the current one that
-// test/setup/engine.sh makes.
-func installed(t testing.TB) string {
-	t.Helper()
-	path, err := exec.LookPath("dockerd")
-	if err != nil {
-		testnet.Skip(t, "needs a Docker engine (package docker.io)")
-	}
-	return path
-}
-
-func built(t testing.TB) string {
-	t.Helper()
-	cache := os.Getenv("LEGATE_CACHE")
-	if cache == "" {
-		if dir, err := os.UserCacheDir(); err == nil {
-			cache = filepath.Join(dir, "legate")
-		}
-	}
-	path := filepath.Join(cache, "engine", "dockerd")
-	if _, err := os.Stat(path); err != nil {
-		testnet.Skip(t, "needs "+path+", which test/setup/engine.sh builds")
-	}
-	return path
-}
+// The engines that testnet finds.
+const installed, built = "installed", "current"
 
 // dockerBench is an engine whose containers are the endpoints.
 type dockerBench struct {
 	registry
-	*testnet.Process
-	host *testnet.Host
-	dir  string
+	*testnet.Dockerd
 	tls  string        // where it wants certificates, in its own network
 	keys docker.Config // what our sources show there; zero: they use the socket
 	ca   *testnet.CA   // of the engine's certificate and of its clients'
 }
 
-func dockerAdapter(find func(testing.TB) string) Adapter {
+func dockerAdapter(engine string) Adapter {
 	return Adapter{
-		Start: func(t testing.TB) Bench { return startDocker(t, find(t)) },
+		Start: func(t testing.TB) Bench { return startDocker(t, engine) },
 		Down:  "nothing answers at the Docker socket", Paused: "did not answer",
 		Takes: "who kills an engine here takes its containers along, as the end of a machine does",
 		Credentials: func(t testing.TB, b Bench) Lock {
@@ -77,93 +43,19 @@ func dockerAdapter(find func(testing.TB) string) Adapter {
 	}
 }
 
-// startDocker has the engine in namespaces of its own, which end with it: no
-// mount, no shim and no container outlives a kill, and its /run is empty at
-// each start, as that of a machine.
-func startDocker(t testing.TB, dockerd string) *dockerBench {
+func startDocker(t testing.TB, engine string) *dockerBench {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "eng")
-	if err != nil {
-		t.Fatal(err)
+	dockerd := testnet.DockerEngines(t)[engine]
+	if dockerd == "" {
+		testnet.Skip(t, "needs the "+engine+" Docker engine (package docker.io, test/setup/engine.sh)")
 	}
-	t.Cleanup(func() {
-		testnet.Eventually(t, testnet.Patience, func() bool { return os.RemoveAll(dir) == nil })
-	})
-	b := &dockerBench{host: testnet.NewHost(t), dir: dir, ca: testnet.NewCA(t), tls: "127.0.0.1:2376"}
-	config := filepath.Join(dir, "daemon.json") // without one of its own it reads the machine's
-	replace(t, config, "{}")
+	b := &dockerBench{ca: testnet.NewCA(t), tls: "127.0.0.1:2376"}
 	cert, key := b.ca.Server(t, "127.0.0.1")
-	const enter = `read pid rest </proc/self/stat && echo $pid >"$1" && mount -t proc proc /proc &&
-		mount -t tmpfs tmpfs /run && shift && exec "$@"`
-	b.inside(t, func() {
-		b.Process = testnet.StartProcess(t, testnet.ProcessConfig{
-			Args: []string{"unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", enter, "sh", b.pidFile(),
-				dockerd, "--config-file", config, "--host=unix://" + b.sock(), "--host=tcp://" + b.tls,
-				"--tlsverify", "--tlscacert=" + b.ca.File, "--tlscert=" + cert, "--tlskey=" + key,
-				"--data-root=" + dir + "/data", "--storage-driver=vfs"},
-			Env:   []string{"PATH=" + filepath.Dir(dockerd) + ":" + os.Getenv("PATH") + ":/usr/sbin:/sbin"},
-			Dir:   dir,
-			Ready: b.ready,
-		})
-	})
-	t.Cleanup(func() { b.Set(t) }) // or the groups of the containers would stay behind
-	b.docker(t, image(t), "import", "--change", `CMD ["/busybox","sleep","1000000"]`, "-", "box")
-	b.docker(t, nil, "network", "create", "--subnet", "10.77.0.0/24", "backend")
+	b.Dockerd = testnet.StartDockerd(t, testnet.DockerdConfig{Program: dockerd, Args: []string{
+		"--host=tcp://" + b.tls, "--tlsverify", "--tlscacert=" + b.ca.File, "--tlscert=" + cert, "--tlskey=" + key}})
+	b.Import(t, "box")
+	b.Docker(t, "network", "create", "--subnet", "10.77.0.0/24", "backend")
 	return b
-}
-
-func (b *dockerBench) sock() string    { return filepath.Join(b.dir, "sock") }
-func (b *dockerBench) pidFile() string { return filepath.Join(b.dir, "pid-outside") }
-
-// inside runs f where a process that it starts is in the engine's network.
-func (b *dockerBench) inside(t testing.TB, f func()) {
-	t.Helper()
-	b.host.Do(t, func() error { f(); return nil })
-}
-
-func (b *dockerBench) ready() bool {
-	c, err := docker.New("unix://" + b.sock())
-	if err != nil {
-		return false
-	}
-	defer c.Close()
-	_, err = c.APIVersion(context.Background())
-	return err == nil
-}
-
-// docker runs the command of that name, also at the end of a test.
-func (b *dockerBench) docker(t testing.TB, stdin io.Reader, args ...string) {
-	t.Helper()
-	cmd := exec.Command("docker", append([]string{"--host", "unix://" + b.sock()}, args...)...)
-	cmd.Stdin = stdin
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("docker %s: %v: %s", strings.Join(args, " "), err, out)
-	}
-}
-
-// image is one with the machine's static busybox.
-func image(t testing.TB) io.Reader {
-	t.Helper()
-	path, err := exec.LookPath("busybox")
-	if err != nil {
-		testnet.Skip(t, "needs busybox (package busybox-static)")
-	}
-	program, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var b bytes.Buffer
-	w := tar.NewWriter(&b)
-	if err := w.WriteHeader(&tar.Header{Name: "busybox", Mode: 0o755, Size: int64(len(program))}); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := w.Write(program); err != nil {
-		t.Fatal(err)
-	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return &b
 }
 
 func (b *dockerBench) Target() spec.Target {
@@ -176,7 +68,7 @@ func (b *dockerBench) Sources(t testing.TB, at string) map[string]discover.Sourc
 	replace(t, nowhere, "")
 	config := b.keys
 	if config.Host == "" {
-		config.Host = "unix://" + cmp.Or(at, b.sock())
+		config.Host = "unix://" + cmp.Or(at, b.Path)
 	}
 	return map[string]discover.Source{spec.SourceDocker: adapter.New(adapter.Config{
 		Engine: config, Own: docker.Own{Mountinfo: nowhere, Cgroup: nowhere, Hostname: "the-host"},
@@ -187,45 +79,15 @@ func (b *dockerBench) Set(t testing.TB, addresses ...string) {
 	t.Helper()
 	b.change(addresses,
 		func(a string) {
-			b.docker(t, nil, "run", "-d", "--restart", "always", "--network", "backend", "--ip", a, "--name", "p-redis-"+a,
+			b.Docker(t, "run", "-d", "--restart", "always", "--network", "backend", "--ip", a, "--name", "p-redis-"+a,
 				"--label", "com.docker.compose.project=p", "--label", "com.docker.compose.service=redis", "box")
 		},
-		func(a string) { b.docker(t, nil, "rm", "-f", "p-redis-"+a) })
+		func(a string) { b.Docker(t, "rm", "-f", "p-redis-"+a) })
 }
 
-func (b *dockerBench) Kill(testing.TB) { b.Process.Kill() }
+func (b *dockerBench) Kill(testing.TB) { b.Dockerd.Kill() }
 
-func (b *dockerBench) Restart(t testing.TB) {
-	t.Helper()
-	b.inside(t, func() { b.Start(t, b.ready) })
-}
-
-// Freeze stops the engine itself: its process is the one that made its
-// namespaces.
-func (b *dockerBench) Freeze() {
-	if pid := b.pid(); pid > 0 {
-		testnet.FreezePID(pid)
-	}
-}
-
-// Thaw ends Freeze.
-func (b *dockerBench) Thaw() {
-	if pid := b.pid(); pid > 0 {
-		_ = unix.Kill(pid, unix.SIGCONT)
-	}
-}
-
-// pid is the engine's own, outside its namespace; 0: it does not run.
-func (b *dockerBench) pid() int {
-	text, err := os.ReadFile(b.pidFile())
-	if err != nil || b.Ended() {
-		return 0
-	}
-	pid, _ := strconv.Atoi(strings.TrimSpace(string(text)))
-	return pid
-}
-
-func (b *dockerBench) Address() (network, address string) { return "unix", b.sock() }
+func (b *dockerBench) Address() (network, address string) { return "unix", b.Path }
 
 // lock is the same engine, asked over TLS by who trusts one authority and has a
 // certificate of another.
@@ -235,7 +97,7 @@ func (b *dockerBench) lock(t testing.TB, says string, trusted, own *testnet.CA) 
 	copyFile(t, trusted.File, filepath.Join(dir, "ca.pem"))
 	show(t, own, dir)
 	address := Forward(t, "tcp", 0, func() (c net.Conn, err error) {
-		b.inside(t, func() { c, err = net.Dial("tcp", b.tls) })
+		b.Net.Do(t, func() error { c, err = net.Dial("tcp", b.tls); return nil })
 		return c, err
 	})
 	locked := *b

@@ -17,18 +17,18 @@ import (
 
 // TestWatch runs all that needs no engine of its own on one engine.
 func TestWatch(t *testing.T) {
-	for label, dockerd := range engines(t) {
+	for label, dockerd := range testnet.DockerEngines(t) {
 		t.Run(label, func(t *testing.T) {
 			e := startEngine(t, dockerd)
-			e.docker(t, "network", "create", "backend")
-			e.docker(t, "network", "create", "other")
+			e.Docker(t, "network", "create", "backend")
+			e.Docker(t, "network", "create", "other")
 			for name, test := range map[string]func(*testing.T, *engine){
 				"life of a container": testLife, "health": testHealth, "address taken over": testTakenOver,
 				"networks": testNetworks, "projects": testProjects, "modes": testModes, "many watches": testMany,
 			} {
 				t.Run(name, func(t *testing.T) {
 					testnet.CheckLeaks(t)
-					defer e.clear(t)
+					defer e.Clear(t)
 					test(t, e)
 				})
 			}
@@ -54,10 +54,10 @@ func testLife(t *testing.T, e *engine) {
 		t.Errorf("place %+v", p)
 	}
 
-	e.docker(t, "stop", "redis")
+	e.Docker(t, "stop", "redis")
 	w.until("its death", dies(id))
 	e.up(t, "squatter") // takes the lowest free address
-	e.docker(t, "start", "redis")
+	e.Docker(t, "start", "redis")
 	second := e.ip(t, "redis", "bridge")
 	if second == first {
 		t.Fatalf("it came back at %s", first)
@@ -66,16 +66,16 @@ func testLife(t *testing.T, e *engine) {
 		t.Error("it is dead and alive")
 	}
 
-	e.docker(t, "restart", "redis")
+	e.Docker(t, "restart", "redis")
 	w.until("its second death", dies(id))
 	w.until("its third life", at(id, e.ip(t, "redis", "bridge")))
 
-	e.docker(t, "rename", "redis", "valkey")
+	e.Docker(t, "rename", "redis", "valkey")
 	w.until("that nobody has the name", func(r discover.Result) bool { return r.Err == nil && len(r.Places) == 0 && len(r.Dead) == 0 })
-	e.docker(t, "rename", "valkey", "redis")
+	e.Docker(t, "rename", "valkey", "redis")
 	w.until("the name back", at(id, e.ip(t, "redis", "bridge")))
 
-	e.docker(t, "rm", "-f", "redis")
+	e.Docker(t, "rm", "-f", "redis")
 	r = w.until("its removal", dies(id))
 	if r.Weak || r.Err != nil {
 		t.Errorf("removal is told as %+v", r)
@@ -98,13 +98,13 @@ func testHealth(t *testing.T, e *engine) {
 	}
 	w.until("the start", says("Docker: health check: starting"))
 	w.until("the failed check", says("Docker: health check: unhealthy"))
-	e.docker(t, "exec", "web", "busybox", "touch", "/well")
+	e.Docker(t, "exec", "web", "busybox", "touch", "/well")
 	w.until("the good check", says(""))
-	e.docker(t, "pause", "web")
+	e.Docker(t, "pause", "web")
 	w.until("the pause", says("Docker: container is paused"))
-	e.docker(t, "unpause", "web")
+	e.Docker(t, "unpause", "web")
 	w.until("its end", says(""))
-	e.docker(t, "kill", "web")
+	e.Docker(t, "kill", "web")
 	w.until("its death", dies(id))
 }
 
@@ -114,7 +114,7 @@ func testTakenOver(t *testing.T, e *engine) {
 	id := e.up(t, "db1")
 	ip := e.ip(t, "db1", "bridge")
 	w.until("the container", at(id, ip))
-	e.docker(t, "rm", "-f", "db1")
+	e.Docker(t, "rm", "-f", "db1")
 	e.up(t, "stranger")
 	if got := e.ip(t, "stranger", "bridge"); got != ip {
 		t.Fatalf("the stranger is at %s and not at %s", got, ip)
@@ -144,12 +144,12 @@ func testNetworks(t *testing.T, e *engine) {
 	if hint := hintOf(r.Err); hint != "docker network connect other legate" {
 		t.Errorf("hint %q", hint)
 	}
-	e.docker(t, "network", "connect", "backend", "cache")
+	e.Docker(t, "network", "connect", "backend", "cache")
 	w.until("the address in the shared one", at(id, e.ip(t, "cache", "backend")))
-	e.docker(t, "network", "disconnect", "backend", "cache")
+	e.Docker(t, "network", "disconnect", "backend", "cache")
 	w.until("the end of what was there", dies(id))
 	w.until("the loss", func(r discover.Result) bool { return r.Err != nil })
-	e.docker(t, "network", "connect", "other", "legate")
+	e.Docker(t, "network", "connect", "other", "legate")
 	w.until("our own move", at(id, e.ip(t, "cache", "other")))
 }
 
@@ -180,7 +180,7 @@ func testProjects(t *testing.T, e *engine) {
 		return len(ids) == 2 && slices.Contains(ids, a) && slices.Contains(ids, a2)
 	})
 	seen := fromA.seen
-	e.docker(t, "rm", "-f", "a-redis-1", "a-redis-2")
+	e.Docker(t, "rm", "-f", "a-redis-1", "a-redis-2")
 	fromA.until("that ours are gone", func(r discover.Result) bool { return r.Err == nil && len(r.Places) == 0 })
 	for _, r := range fromA.said[seen:] {
 		if slices.ContainsFunc(r.Places, func(p discover.Place) bool { return p.Container == b }) {
@@ -221,13 +221,13 @@ func testModes(t *testing.T, e *engine) {
 	}
 	w := expect(fromInside, "lodger", at(lodger, e.ip(t, "landlord", "bridge")))
 	defer w.stop()
-	e.docker(t, "stop", "landlord")
+	e.Docker(t, "stop", "landlord")
 	w.until("that its network is gone", dies(lodger))
 	w.until("why", fails("lives in the network of one that does not run"))
 }
 
 func testMany(t *testing.T, e *engine) {
-	c := count(t, e.sock)
+	c := count(t, e.Path)
 	s := adapter.New(adapter.Config{Engine: docker.Config{Host: c.host}, Own: as(t, "")})
 	var watches []*watch
 	for i := range 200 {
@@ -244,7 +244,7 @@ func testMany(t *testing.T, e *engine) {
 	whole := c.number("GET /json")
 	id := e.up(t, "svc7")
 	watches[7].until("the container", at(id, e.ip(t, "svc7", "bridge")))
-	e.docker(t, "rm", "-f", "svc7")
+	e.Docker(t, "rm", "-f", "svc7")
 	watches[7].until("its death", dies(id))
 	if c.mu.Lock(); c.most > 3 {
 		t.Errorf("%d connections at once", c.most)
@@ -264,7 +264,7 @@ func testMany(t *testing.T, e *engine) {
 }
 
 func TestWatch_EngineLost(t *testing.T) {
-	for label, dockerd := range engines(t) {
+	for label, dockerd := range testnet.DockerEngines(t) {
 		t.Run(label, func(t *testing.T) {
 			e := startEngine(t, dockerd)
 			s := e.source(t, "")
@@ -278,14 +278,14 @@ func TestWatch_EngineLost(t *testing.T) {
 				t.Errorf("error %v of an engine that ended", err)
 			}
 			again := ask(t, s, "redis")
-			wantUserError(t, again.lost(), "Docker socket "+e.sock)
+			wantUserError(t, again.lost(), "Docker socket "+e.Path)
 
-			e.restart(t)
+			e.Restart(t)
 			r := firstAnswer(t, s, "redis")
 			if !dies(id)(r) {
 				t.Errorf("after the restart: %+v, want %s dead", r, id)
 			}
-			e.docker(t, "start", "redis")
+			e.Docker(t, "start", "redis")
 			w = ask(t, s, "redis")
 			w.until("the container again", at(id, e.ip(t, "redis", "bridge")))
 			w.stop()

@@ -1,19 +1,14 @@
 package docker_test
 
 import (
-	"archive/tar"
-	"bytes"
 	"context"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 
 	"legate/internal/discover"
@@ -23,168 +18,26 @@ import (
 	"legate/internal/testnet"
 )
 
-// engine is a real engine in a network of its own.
-type engine struct {
-	*testnet.Process
-	host *testnet.Host
-	sock string
-}
+// engine is one with the image "box".
+type engine struct{ *testnet.Dockerd }
 
-// engines returns the engines of this machine by label: Debian's, and the
-// current one where it was built.
-func engines(t *testing.T) map[string]string {
-	t.Helper()
-	testnet.NeedRoot(t)
-	found := map[string]string{}
-	if path, err := exec.LookPath("dockerd"); err == nil {
-		found["installed"] = path
-	}
-	cache := os.Getenv("LEGATE_CACHE")
-	if cache == "" {
-		if dir, err := os.UserCacheDir(); err == nil {
-			cache = filepath.Join(dir, "legate")
-		}
-	}
-	path := filepath.Join(cache, "engine", "dockerd")
-	if _, err := os.Stat(path); err == nil {
-		found["current"] = path
-	}
-	if len(found) == 0 {
-		testnet.Skip(t, "needs a Docker engine (package docker.io)")
-	}
-	return found
-}
-
-// startEngine has its mounts in a namespace of their own, where they are gone
-// with it, and no containerd of the machine.
 func startEngine(t *testing.T, dockerd string) *engine {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "eng")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		testnet.Eventually(t, testnet.Patience, func() bool { return os.RemoveAll(dir) == nil })
-	})
-	e := &engine{host: testnet.NewHost(t), sock: dir + "/sock"}
-	config := dir + "/daemon.json" // without one of its own it reads the machine's
-	if err := os.WriteFile(config, []byte("{}"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	const enter = `mkdir -p /run/containerd && mount -t tmpfs tmpfs /run/containerd && exec "$@"`
-	e.run(t, func() {
-		e.Process = testnet.StartProcess(t, testnet.ProcessConfig{
-			Args: []string{"unshare", "--mount", "sh", "-c", enter, "sh", dockerd, "--config-file", config, "--host=unix://" + e.sock,
-				"--data-root=" + dir + "/data", "--exec-root=" + dir + "/exec", "--pidfile=" + dir + "/pid", "--storage-driver=vfs", "--shutdown-timeout=2"},
-			Env:   []string{"PATH=" + filepath.Dir(dockerd) + ":" + os.Getenv("PATH") + ":/usr/sbin:/sbin"},
-			Dir:   dir,
-			Ready: e.ready,
-		})
-	})
-	t.Cleanup(func() {
-		e.Thaw()
-		if e.Ended() {
-			e.restart(t)
-		}
-		e.clear(t)
-		e.Stop(t, syscall.SIGTERM) // it ends its containerd
-	})
-	e.importImage(t)
+	e := &engine{testnet.StartDockerd(t, testnet.DockerdConfig{Program: dockerd})}
+	e.Import(t, "box", "EXPOSE 6379")
 	return e
-}
-
-// run runs f where a process that it starts gets the engine's network.
-func (e *engine) run(t *testing.T, f func()) {
-	t.Helper()
-	e.host.Do(t, func() error { f(); return nil })
-}
-
-func (e *engine) restart(t *testing.T) {
-	t.Helper()
-	e.run(t, func() { e.Start(t, e.ready) })
-}
-
-func (e *engine) ready() bool {
-	c, err := docker.New("unix://" + e.sock)
-	if err != nil {
-		return false
-	}
-	defer c.Close()
-	_, err = c.APIVersion(context.Background())
-	return err == nil
-}
-
-// docker runs the command of that name, also at the end of a test.
-func (e *engine) docker(t *testing.T, args ...string) string {
-	t.Helper()
-	return e.feed(t, nil, args...)
-}
-
-func (e *engine) feed(t *testing.T, stdin io.Reader, args ...string) string {
-	t.Helper()
-	cmd := exec.Command("docker", append([]string{"--host", "unix://" + e.sock}, args...)...)
-	cmd.Stdin = stdin
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	if err != nil {
-		t.Fatalf("docker %s: %v: %s", strings.Join(args, " "), err, stderr.String())
-	}
-	return strings.TrimSpace(string(out))
-}
-
-// importImage makes the image "box" of the machine's static busybox.
-func (e *engine) importImage(t *testing.T) {
-	t.Helper()
-	path, err := exec.LookPath("busybox")
-	if err != nil {
-		testnet.Skip(t, "needs busybox (package busybox-static)")
-	}
-	program, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var b bytes.Buffer
-	w := tar.NewWriter(&b)
-	for _, h := range []*tar.Header{
-		{Typeflag: tar.TypeDir, Name: "bin/", Mode: 0o755},
-		{Name: "bin/busybox", Mode: 0o755, Size: int64(len(program))},
-		{Typeflag: tar.TypeSymlink, Name: "bin/sh", Linkname: "busybox", Mode: 0o777},
-		{Typeflag: tar.TypeSymlink, Name: "bin/test", Linkname: "busybox", Mode: 0o777},
-	} {
-		if err := w.WriteHeader(h); err != nil {
-			t.Fatal(err)
-		}
-		if h.Size > 0 {
-			if _, err := w.Write(program); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	e.feed(t, &b, "import", "--change", "ENV PATH=/bin", "--change", `CMD ["busybox","sleep","1000000"]`, "--change", "EXPOSE 6379", "-", "box")
-}
-
-// clear removes every container.
-func (e *engine) clear(t *testing.T) {
-	t.Helper()
-	if ids := strings.Fields(e.docker(t, "ps", "-aq")); len(ids) > 0 {
-		e.docker(t, append([]string{"rm", "-f"}, ids...)...)
-	}
 }
 
 // up starts a container of that name and returns its id.
 func (e *engine) up(t *testing.T, name string, args ...string) string {
 	t.Helper()
-	return e.docker(t, append(append([]string{"run", "-d", "--stop-signal", "KILL", "--name", name}, args...), "box")...)
+	return e.Docker(t, append(append([]string{"run", "-d", "--stop-signal", "KILL", "--name", name}, args...), "box")...)
 }
 
 // ip is the address that the engine gave to a container in a network.
 func (e *engine) ip(t *testing.T, name, network string) string {
 	t.Helper()
-	return e.docker(t, "inspect", "-f", fmt.Sprintf("{{(index .NetworkSettings.Networks %q).IPAddress}}", network), name)
+	return e.Docker(t, "inspect", "-f", fmt.Sprintf("{{(index .NetworkSettings.Networks %q).IPAddress}}", network), name)
 }
 
 // compose is what makes a container one of a Compose project.
@@ -207,7 +60,7 @@ func as(t *testing.T, id string) docker.Own {
 
 func (e *engine) source(t *testing.T, own string) *adapter.Source {
 	t.Helper()
-	return adapter.New(adapter.Config{Engine: docker.Config{Host: "unix://" + e.sock}, Own: as(t, own)})
+	return adapter.New(adapter.Config{Engine: docker.Config{Host: e.Host}, Own: as(t, own)})
 }
 
 // watch collects what a source says of one name.
