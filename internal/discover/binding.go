@@ -140,9 +140,7 @@ func (b *binding) append(a *spec.Answer, seen map[spec.Endpoint]int, p *kept) er
 		}
 		whole := *p
 		whole.Name = p.Host
-		if whole.until.IsZero() {
-			whole.until = found.until
-		}
+		whole.weak = p.weak || found.weak
 		e := spec.Endpoint{Protocol: b.target.Protocol, Addr: netip.AddrPortFrom(addr.Unmap(), port), Container: p.Container}
 		if err := b.add(a, seen, &whole, e); err != nil {
 			return err
@@ -157,7 +155,7 @@ func (b *binding) add(a *spec.Answer, seen map[spec.Endpoint]int, p *kept, e spe
 	if (e.Protocol == spec.UDP) != (b.target.Protocol == spec.UDP) {
 		return fmt.Errorf("find endpoints of %s: its source names the unix socket %s, which carries no datagrams", b.target, e.Path)
 	}
-	m := spec.Member{Endpoint: e, Weight: p.Weight, Priority: p.Priority, Host: p.On, Name: p.Name, Weak: !p.until.IsZero(), Unhealthy: p.Unhealthy}
+	m := spec.Member{Endpoint: e, Weight: p.Weight, Priority: p.Priority, Host: p.On, Name: p.Name, Weak: p.weak, Unhealthy: p.Unhealthy}
 	at, twice := seen[e]
 	switch {
 	case !twice:

@@ -316,6 +316,31 @@ func TestWeak_SourceThatFailsMeanwhileProvesNothing(t *testing.T) {
 		pass(10 * time.Second)
 		b.services.fail(errDown)
 		pass(time.Hour)
+		b.want(service("db"), "192.0.2.1:80?")
+	})
+}
+
+// Nobody vouches for it: it must not get its share of the connections because
+// the registry went away after it had stopped to name it.
+func TestWeak_WhatIsInDoubtStaysSoWhileItsSourceFails(t *testing.T) {
+	in(t, func(t *testing.T, b *bench) {
+		b.services.say("db", at("192.0.2.1"))
+		b.watch(service("db"))
+		b.services.say("db", weakly(at("192.0.2.2")))
+		pass(10 * time.Second)
+		b.services.fail(errDown)
+		pass(time.Hour)
+		b.want(service("db"), "192.0.2.2:80", "192.0.2.1:80?")
+		if s, _ := b.Report(service("db")); s.Weak != 1 || s.Until != nil || !s.Held {
+			t.Errorf("report %+v, want one endpoint in doubt without an end", s)
+		}
+		b.services.fail(nil)
+		pass(backoff)
+		b.want(service("db"), "192.0.2.2:80", "192.0.2.1:80?")
+		pass(weakFor)
+		b.want(service("db"), "192.0.2.2:80")
+		b.services.say("db", at("192.0.2.1"))
+		pass(quiet)
 		b.want(service("db"), "192.0.2.1:80")
 	})
 }

@@ -24,11 +24,11 @@ type known struct {
 	failedAt   time.Time // since when err holds
 }
 
-// kept is a place, and until when it stays though its source does not name it
-// any more; zero: it does.
+// kept is a place.
 type kept struct {
 	Place
-	until time.Time
+	weak  bool      // its source does not name it any more, without proof
+	until time.Time // when it is given up for that; zero: not while its source fails
 }
 
 // answered tells whether there was an answer yet, be it a bad one.
@@ -50,7 +50,8 @@ func (k *known) learn(r Result, now time.Time) (news bool) {
 	k.err = r.Err
 	if r.Err != nil && !r.Weak {
 		// A source that cannot be asked proves nothing: the weak evidence
-		// before it must be repeated for its whole time.
+		// before it must be repeated for its whole time. It is no proof of the
+		// contrary either: what was in doubt stays a last resort.
 		for i := range k.places {
 			news = news || !k.places[i].until.IsZero()
 			k.places[i].until = time.Time{}
@@ -82,7 +83,7 @@ func (k *known) take(r Result, now time.Time) (news bool) {
 			continue
 		case !p.until.IsZero(): // its time runs already, whatever was said since
 		case r.Weak:
-			p.until = now.Add(weakFor)
+			p.weak, p.until = true, now.Add(weakFor)
 		default:
 			continue
 		}
