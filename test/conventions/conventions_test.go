@@ -94,6 +94,8 @@ var layers = map[string]struct {
 		"one state for all links: it must not know links"},
 	"internal/forward": {[]string{"internal/endpoints", "internal/pump", "internal/spec"},
 		"links are decided here without knowing where endpoints or orders come from"},
+	"internal/intercept": {[]string{"internal/pump", "internal/spec"},
+		"what enters namespaces is audited line by line: it must not know containers, policy or links' behaviour"},
 	"internal/pump": {nil,
 		"bytes between two sockets: a second engine must be able to replace the first, with nothing of ours to adapt"},
 	"internal/spec": {nil,
