@@ -30,6 +30,7 @@ type binding struct {
 	telling sync.Mutex // held during Set; guards the following
 	stopped bool       // Set is not called any more
 	heard   bool       // it was called
+	last    spec.Answer
 }
 
 // stop waits for a Set that is under way.

@@ -14,6 +14,7 @@ import (
 	"context"
 	"log/slog"
 	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -244,10 +245,12 @@ func (d *Discovery) say(b *binding, a spec.Answer) {
 		log.Info("no good answer", "error", a.Err, "endpoints", texts(a.Endpoints))
 	case !b.heard: // as expected: nothing to read at every start
 		log.Debug("endpoints found", "endpoints", texts(a.Endpoints))
+	case b.last.Err != nil && slices.Equal(b.last.Endpoints, a.Endpoints):
+		log.Info("good answers again", "endpoints", texts(a.Endpoints))
 	default:
 		log.Info("endpoints changed", "endpoints", texts(a.Endpoints))
 	}
-	b.heard = true
+	b.heard, b.last = true, a
 	d.told.Add(1)
 	d.config.Set(b.target, a)
 }

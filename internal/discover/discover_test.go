@@ -1,11 +1,14 @@
 package discover
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"runtime"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -342,6 +345,35 @@ func TestWeak_WhatIsInDoubtStaysSoWhileItsSourceFails(t *testing.T) {
 		b.services.say("db", at("192.0.2.1"))
 		pass(quiet)
 		b.want(service("db"), "192.0.2.1:80")
+	})
+}
+
+// Who reads the log at night need not compare lists of addresses.
+func TestLog_TellsARecoveryFromAChange(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		r := newRegistry()
+		d := New(Config{Set: func(spec.Target, spec.Answer) {}, Sources: map[string]Source{spec.SourceConsul: r}, Log: slog.New(slog.NewTextHandler(&log, nil))})
+		defer d.Close()
+		r.say("db", at("192.0.2.1"))
+		d.Apply([]spec.Target{service("db")})
+		pass(time.Second)
+		for _, hosts := range [][]string{{"192.0.2.1"}, {"192.0.2.2"}} {
+			r.fail(errDown)
+			pass(time.Minute)
+			r.say("db", at(hosts...))
+			r.fail(nil)
+			pass(time.Minute)
+		}
+		var messages []string
+		for line := range strings.Lines(log.String()) {
+			_, message, _ := strings.Cut(line, "msg=")
+			message, _, _ = strings.Cut(message, " target=")
+			messages = append(messages, message)
+		}
+		if want := []string{`"no good answer"`, `"good answers again"`, `"no good answer"`, `"endpoints changed"`}; !slices.Equal(messages, want) {
+			t.Errorf("%q, want %q", messages, want)
+		}
 	})
 }
 
