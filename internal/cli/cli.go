@@ -126,7 +126,7 @@ link is. The other commands talk to a running legate.`,
 	root.SetVersionTemplate("{{.Version}}\n")
 	root.RunE = func(_ *cobra.Command, args []string) error { return run.start(root, args) }
 	root.Flags().AddFlagSet(run.command.Flags())
-	root.AddCommand(run.command, newStatus(p), newWhy(p), newSwap(p), newPause(p), newDrain(p), newResume(p), newValidate(p), newDoctor(p), newDemo(p), newVersion(p))
+	root.AddCommand(run.command, newAgent(p), newStatus(p), newWhy(p), newSwap(p), newPause(p), newDrain(p), newResume(p), newValidate(p), newDoctor(p), newDemo(p), newVersion(p))
 	root.SetHelpCommand(newHelp())
 	root.SetOut(p.Stdout)
 	root.SetErr(p.Stderr)

@@ -82,8 +82,8 @@ func (a *asked) fromEnvironment(ctx context.Context, d *doctorCommand) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, originPatience)
 	defer cancel()
-	err = o.Watch(ctx, func(links []spec.Link, warnings []string) {
-		if a.links, a.warnings = links, warnings; len(links) > 0 {
+	err = o.Watch(ctx, func(w spec.Wish) {
+		if a.links, a.warnings = w.Links, w.Warnings; len(w.Links) > 0 {
 			cancel()
 		}
 	})

@@ -4,20 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"log/slog"
 	"os"
 	"os/signal"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync"
 	"syscall"
-	"time"
 
 	"github.com/spf13/cobra"
 
-	"legate/internal/control"
 	"legate/internal/daemon"
 	"legate/internal/spec"
 )
@@ -27,15 +22,9 @@ type runCommand struct {
 	process Process
 	command *cobra.Command
 
-	links          linkFlags
-	fromLinks      bool
-	drain          time.Duration
-	logFormat      string
-	logLevel       string
-	logConnections bool
-	control        string
-	stateDir       string
-	engine         string
+	links     linkFlags
+	fromLinks bool
+	serving   servingFlags
 }
 
 func newRun(p Process) *runCommand {
@@ -81,16 +70,7 @@ CONSUL_HTTP_TOKEN, ETCDCTL_ENDPOINTS, ETCDCTL_USER, DOCKER_HOST and so on.`,
 	r.links.add(r.command)
 	f := r.command.Flags()
 	addToggle(f, toggle{"links", &r.fromLinks}, "forward what --link gave this container, and pass over LEGATE_LINKS")
-	r.drain = 8 * time.Second
-	f.Var(duration{"drain", &r.drain}, "drain", "how long live connections may take to end at SIGTERM; 0: not at all")
-	r.logFormat, r.logLevel = "text", "info"
-	f.Var(choice{"log", &r.logFormat, []string{"text", "json"}}, "log", "form of the log on stderr")
-	f.Var(choice{"log-level", &r.logLevel, []string{"debug", "info", "warn", "error"}}, "log-level", "least level that is logged")
-	addToggle(f, toggle{"log-connections", &r.logConnections}, "log one line per connection when it ends")
-	f.Var(place{&r.control}, "control", "control socket: a name, a path, or off (default legate, in /run/legate)")
-	r.engine = string(daemon.EngineEpoll)
-	f.Var(choice{"engine", &r.engine, []string{string(daemon.EngineEpoll), string(daemon.EngineNet)}}, "engine", "how bytes are moved; net, a goroutine per direction, is for comparison")
-	f.StringVar(&r.stateDir, "state-dir", "", "`DIRECTORY` to keep swaps, pauses and drains in, so that they survive a restart")
+	r.serving.add(f)
 	return r
 }
 
@@ -115,56 +95,10 @@ func (r *runCommand) forward(first, second context.Context, c *cobra.Command, ar
 	if err != nil {
 		return err
 	}
-	log, flush := startLog(r.process.Stderr, r.logHandler)
-	defer flush()
-	unknown := unknownVariables(r.process, c.Flags())
-	for _, w := range append(wanted.notes, unknown...) {
-		log.Warn(w)
-	}
-	loops, restore := tuneRuntime()
-	defer restore()
-	d := daemon.New(daemon.Config{
-		Links:          wanted.links,
-		Origins:        wanted.origins,
-		Warnings:       unknown,
-		Control:        r.control,
-		Places:         control.DefaultPlaces(r.process.getenv),
-		Sources:        r.links.sources(r.process),
-		StateDir:       r.stateDir,
-		Drain:          r.drain,
-		Engine:         daemon.EngineName(r.engine),
-		Loops:          loops,
-		LogConnections: r.logConnections,
-		Version:        versionText(),
-		Log:            log,
-		Ready: func(address string) {
-			log.Info("ready", "version", versionText(), "control", address)
-		},
+	return r.serving.serve(first, second, serve{
+		process: r.process, flags: c.Flags(), notes: wanted.notes,
+		config: daemon.Config{Links: wanted.links, Origins: wanted.origins, Sources: r.links.sources(r.process)},
 	})
-	defer context.AfterFunc(second, d.Cut)()
-	return d.Run(first)
-}
-
-// tuneRuntime returns how many loops shall carry bytes: one per usable core. The
-// scheduler gets one processor more than there are loops: without an idle one
-// its monitor takes a loop's away each time that it waits for events (retake in
-// runtime/proc.go), and wakes every 20 us to look for that. From then on the
-// number of loops is fixed: a CPU limit that changes later is not followed.
-func tuneRuntime() (loops int, restore func()) {
-	loops = runtime.GOMAXPROCS(0)
-	runtime.GOMAXPROCS(loops + 1)
-	return loops, func() { runtime.GOMAXPROCS(loops) }
-}
-
-func (r *runCommand) logHandler(w io.Writer) slog.Handler {
-	var level slog.Level
-	// The flag took only the names of levels.
-	_ = level.UnmarshalText([]byte(r.logLevel))
-	o := &slog.HandlerOptions{Level: level}
-	if r.logFormat == "json" {
-		return slog.NewJSONHandler(w, o)
-	}
-	return slog.NewTextHandler(w, o)
 }
 
 // wanted is what the command line and the environment ask for.

@@ -35,7 +35,8 @@ would be chosen. Nothing is opened, unless --connect asks for it: then the
 endpoints are tried as for a connection until one connects, which is closed again,
 and each attempt is shown with its time.
 
-CALLER is an IP address, IP:PORT, or "unix" for clients of a unix socket. Whatever
+CALLER is an IP address, IP:PORT, "unix" for clients of a unix socket, or, of an
+agent, a container; LINK is then what it connects to: legate why web 6379. Whatever
 is found, the exit code is 0; with --connect it is 1 when nothing connected.`,
 		Example: `  legate why 192.168.1.7 6379
   legate why 192.168.1.7 6379 --connect`,
@@ -52,9 +53,6 @@ is found, the exit code is 0; with --connect it is 1 when nothing connected.`,
 func (y *whyCommand) run(c *cobra.Command, args []string) error {
 	if err := applyEnv(c, y.process, []string{"control"}); err != nil {
 		return err
-	}
-	if _, err := spec.ParseCaller(args[0]); err != nil {
-		return usage(err)
 	}
 	found, err := client(c, y.process, y.control)
 	if err != nil {

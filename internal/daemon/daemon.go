@@ -17,9 +17,11 @@ import (
 	"sync"
 	"time"
 
+	"legate/internal/agent"
 	"legate/internal/check"
 	"legate/internal/control"
 	"legate/internal/discover"
+	"legate/internal/docker"
 	"legate/internal/endpoints"
 	"legate/internal/forward"
 	"legate/internal/pump"
@@ -39,6 +41,8 @@ type Config struct {
 	Control string
 	// Places of control sockets that are given by name.
 	Places control.Places
+	// Agent has links made of the labels of this host's containers; nil: not.
+	Agent *AgentConfig
 	// Sources says how sources are reached.
 	Sources SourceConfig
 	// StateDir keeps overrides over restarts; "": they end with the process.
@@ -74,11 +78,13 @@ type Daemon struct {
 	cut     context.CancelFunc
 	cutting context.Context // ends when draining shall end
 
-	engine    pump.Engine
-	pool      *endpoints.Pool
-	discovery *discover.Discovery
-	forwarder *forward.Forwarder
-	answers   *answers
+	containers *docker.Table // of this host's engine
+	agent      *agent.Agent  // nil: none
+	engine     pump.Engine
+	pool       *endpoints.Pool
+	discovery  *discover.Discovery
+	forwarder  *forward.Forwarder
+	answers    *answers
 
 	applying sync.Mutex // guards the following, and is held while it is set below
 	state    *state
@@ -86,6 +92,7 @@ type Daemon struct {
 	trials   map[*trial][]spec.Target // targets that swaps ask before a link goes there
 	origins  [][]spec.Link            // of the command line, then of each origin
 	warnings [][]string               // in the same order
+	problems [][]spec.LinkProblem     // likewise
 	failed   map[string]error         // by link: what Apply said of it
 	opened   bool                     // the links of the command line are open
 
@@ -99,13 +106,21 @@ func New(cfg Config) *Daemon {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
+	containers := docker.NewTable(cfg.Sources.engine())
+	links := newAgent(cfg, containers)
+	if links != nil {
+		cfg.Origins = append(slices.Clip(cfg.Origins), links)
+	}
 	d := &Daemon{
-		cfg:      cfg,
-		answers:  newAnswers(),
-		edited:   make(chan struct{}),
-		trials:   map[*trial][]spec.Target{},
-		origins:  make([][]spec.Link, 1+len(cfg.Origins)),
-		warnings: make([][]string, 1+len(cfg.Origins)),
+		cfg:        cfg,
+		containers: containers,
+		agent:      links,
+		answers:    newAnswers(),
+		edited:     make(chan struct{}),
+		trials:     map[*trial][]spec.Target{},
+		origins:    make([][]spec.Link, 1+len(cfg.Origins)),
+		warnings:   make([][]string, 1+len(cfg.Origins)),
+		problems:   make([][]spec.LinkProblem, 1+len(cfg.Origins)),
 	}
 	d.origins[0], d.warnings[0] = cfg.Links, slices.Clip(cfg.Warnings)
 	for i, o := range cfg.Origins {
@@ -175,13 +190,17 @@ func (d *Daemon) build() (err error) {
 		Local:   func(a netip.Addr) bool { return d.forwarder.Local(a) },
 		Log:     d.cfg.Log,
 	})
-	d.forwarder = forward.New(forward.Config{
+	forwarding := forward.Config{
 		Engine:         d.engine,
 		Pool:           d.pool,
 		Log:            d.cfg.Log,
 		LogConnections: d.cfg.LogConnections,
-	})
-	d.discovery = discover.New(discover.Config{Set: d.learn, Sources: d.cfg.Sources.open(), Log: d.cfg.Log})
+	}
+	if d.agent != nil {
+		forwarding.Open, forwarding.Admit = d.agent.Open, d.agent.Admit
+	}
+	d.forwarder = forward.New(forwarding)
+	d.discovery = discover.New(discover.Config{Set: d.learn, Sources: d.cfg.Sources.open(d.containers), Log: d.cfg.Log})
 	return nil
 }
 
@@ -253,18 +272,18 @@ func (d *Daemon) serve(ctx context.Context, socket *control.Socket) error {
 
 // watch sets the links of one origin, which is known by its place.
 func (d *Daemon) watch(ctx context.Context, i int, o Origin) {
-	set := func(links []spec.Link, warnings []string) {
+	set := func(w spec.Wish) {
 		d.applying.Lock()
 		defer d.applying.Unlock()
 		if ctx.Err() != nil {
 			return // its links must not be opened again while we drain
 		}
-		for _, w := range warnings {
-			if !slices.Contains(d.warnings[i], w) {
-				d.cfg.Log.Warn(w)
+		for _, text := range w.Warnings {
+			if !slices.Contains(d.warnings[i], text) {
+				d.cfg.Log.Warn(text)
 			}
 		}
-		d.origins[i], d.warnings[i] = links, warnings
+		d.origins[i], d.warnings[i], d.problems[i] = w.Links, w.Warnings, w.Problems
 		d.apply()
 	}
 	if err := o.Watch(ctx, set); err != nil && ctx.Err() == nil {
@@ -288,6 +307,7 @@ func (d *Daemon) apply() {
 	for _, w := range d.warnings {
 		next.warnings = append(next.warnings, w...)
 	}
+	next.refuseAll(slices.Concat(d.problems...), d.cfg.Log, before)
 	targets := next.targets()
 	d.discovery.Apply(slices.Concat(before.targets(), targets, d.tried()))
 	d.mu.Lock()

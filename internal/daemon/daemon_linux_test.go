@@ -188,14 +188,14 @@ func TestDaemon_BadLinkOfAnOriginIsAloneInError(t *testing.T) {
 // changing is an origin that a test drives.
 type changing chan []spec.Link
 
-func (c changing) Watch(ctx context.Context, set func([]spec.Link, []string)) error {
+func (c changing) Watch(ctx context.Context, set func(spec.Wish)) error {
 	for {
 		select {
 		case links, ok := <-c:
 			if !ok {
 				return errors.New("its source broke")
 			}
-			set(links, nil)
+			set(spec.Wish{Links: links})
 		case <-ctx.Done():
 			return nil
 		}

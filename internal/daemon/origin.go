@@ -7,10 +7,11 @@ import (
 )
 
 // Origin says which links are wanted: the complete list soon after the start
-// and after every change, until ctx ends. What is wrong with a single link is
-// a warning; an error ends the watch, and the links that were set stay.
+// and after every change, until ctx ends. What is wrong with a single link does
+// not touch the others; an error ends the watch, and the links that were set
+// stay.
 type Origin interface {
-	Watch(ctx context.Context, set func(links []spec.Link, warnings []string)) error
+	Watch(ctx context.Context, set func(spec.Wish)) error
 }
 
 // Static is an origin that never changes: what the environment holds.
@@ -20,8 +21,8 @@ type Static struct {
 }
 
 // Watch sets the links once. It implements Origin.
-func (s Static) Watch(ctx context.Context, set func([]spec.Link, []string)) error {
-	set(s.Links, s.Warnings)
+func (s Static) Watch(ctx context.Context, set func(spec.Wish)) error {
+	set(spec.Wish{Links: s.Links, Warnings: s.Warnings})
 	<-ctx.Done()
 	return nil
 }

@@ -67,7 +67,7 @@ func (c OriginConfig) fromDocker(ctx context.Context) (*dockerOrigin, error) {
 }
 
 // Watch implements Origin.
-func (o *dockerOrigin) Watch(ctx context.Context, set func([]spec.Link, []string)) error {
+func (o *dockerOrigin) Watch(ctx context.Context, set func(spec.Wish)) error {
 	client, err := docker.NewClient(o.engine)
 	if err != nil {
 		return err
@@ -77,7 +77,7 @@ func (o *dockerOrigin) Watch(ctx context.Context, set func([]spec.Link, []string
 	for {
 		warnings := append(slices.Clip(o.also), o.warnings...)
 		if now := texts(o.links, warnings); now != said {
-			set(o.links, warnings)
+			set(spec.Wish{Links: o.links, Warnings: warnings})
 			said = now
 		}
 		select {

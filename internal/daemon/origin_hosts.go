@@ -110,7 +110,7 @@ func others(entries []spec.HostEntry) []spec.HostEntry {
 }
 
 // Watch implements Origin.
-func (o *hostsOrigin) Watch(ctx context.Context, set func([]spec.Link, []string)) error {
+func (o *hostsOrigin) Watch(ctx context.Context, set func(spec.Wish)) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer o.running.Wait()
 	defer cancel()
@@ -134,7 +134,7 @@ func (o *hostsOrigin) Watch(ctx context.Context, set func([]spec.Link, []string)
 		o.makeLinks()
 		warnings := o.warnings()
 		if now := texts(o.links, warnings); now != said {
-			set(slices.Clone(o.links), warnings)
+			set(spec.Wish{Links: slices.Clone(o.links), Warnings: warnings})
 			said = now
 		}
 	}

@@ -110,7 +110,8 @@ type wishes struct {
 	warnings []string
 }
 
-func (w *wishes) set(links []spec.Link, warnings []string) {
+func (w *wishes) set(wish spec.Wish) {
+	links, warnings := wish.Links, wish.Warnings
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.times++

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"strings"
 
 	"legate/internal/control"
 	"legate/internal/spec"
@@ -38,6 +39,19 @@ func (d *Daemon) Snapshot() spec.Snapshot {
 	s.Warnings = append(slices.Clip(s.Warnings), p.drainedInVain(s.Links)...)
 	s.Links = append(s.Links, p.refused...)
 	return s
+}
+
+// callerOf reads who is meant: of a link in a container that container alone
+// can be.
+func callerOf(l spec.Link, text string) (spec.Caller, error) {
+	if l.For == nil {
+		return spec.ParseCaller(text)
+	}
+	if text != l.For.Name && (len(text) < 12 || !strings.HasPrefix(l.For.ID, text)) {
+		return spec.Caller{}, spec.Errorf("ask for that one: legate why "+l.For.String()+" "+l.Listen.String(),
+			"link %s is in container %s, and %q is not that", l.Name, l.For, text)
+	}
+	return spec.Caller{Container: l.For}, nil
 }
 
 // report says of each target what its source last said, and when: more than
@@ -85,16 +99,19 @@ func (p *plan) drainedInVain(links []spec.LinkStatus) (warnings []string) {
 // Why says where a caller's next connection to a link would go, and tries it
 // if that is asked. It implements control.Instance.
 func (d *Daemon) Why(ctx context.Context, r control.WhyRequest) (spec.Explanation, error) {
-	caller, err := spec.ParseCaller(r.Caller)
-	if err != nil {
-		return spec.Explanation{}, err
-	}
 	d.mu.Lock()
 	p := d.plan
 	d.mu.Unlock()
 	l, ok := p.named(r.Link)
 	if !ok {
+		l, ok = p.named(r.Caller + "/" + r.Link)
+	}
+	if !ok {
 		return spec.Explanation{}, control.NoLink(r.Link, p.names())
+	}
+	caller, err := callerOf(l, r.Caller)
+	if err != nil {
+		return spec.Explanation{}, err
 	}
 	e, err := d.forwarder.Explain(l.Name, caller)
 	if err != nil {

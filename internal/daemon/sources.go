@@ -24,7 +24,13 @@ type SourceConfig struct {
 	DNS []string
 }
 
-func (c SourceConfig) open() map[string]discover.Source {
+// engine is where the Docker engine is.
+func (c SourceConfig) engine() engine.Config {
+	return engine.FromEnvironment(func(name string) string { return getenv(c.Environ, name) })
+}
+
+// open makes the sources. The table is that of the engine's containers.
+func (c SourceConfig) open(table *engine.Table) map[string]discover.Source {
 	get := func(name string) string { return getenv(c.Environ, name) }
 	names := dns.New(dns.Config{Servers: c.DNS})
 	registry := consul.New(consul.Config{Getenv: get})
@@ -35,7 +41,7 @@ func (c SourceConfig) open() map[string]discover.Source {
 		spec.SourceConsul:   registry,
 		spec.SourceConsulKV: registry,
 		spec.SourceEtcd:     etcd.New(etcd.Config{Getenv: get}),
-		spec.SourceDocker:   docker.New(docker.Config{Engine: engine.FromEnvironment(get)}),
+		spec.SourceDocker:   docker.New(docker.Config{Table: table}),
 		spec.SourceFile:     discover.File{},
 	}
 }
@@ -63,7 +69,7 @@ func Resolve(ctx context.Context, c SourceConfig, targets []spec.Target) map[spe
 	var mu sync.Mutex // guards found
 	found := map[spec.Target]spec.Answer{}
 	known := newAnswers()
-	d := discover.New(discover.Config{Sources: c.open(), Set: func(t spec.Target, a spec.Answer) {
+	d := discover.New(discover.Config{Sources: c.open(engine.NewTable(c.engine())), Set: func(t spec.Target, a spec.Answer) {
 		mu.Lock()
 		found[t] = a
 		mu.Unlock()

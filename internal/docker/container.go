@@ -47,6 +47,7 @@ type Container struct {
 	// none, or container:ID.
 	Mode     string
 	Networks []Network // sorted by name; none while it does not run
+	Joined   []string  // the names of its networks, sorted; also before it runs
 	Ports    []Port    // the exposed and the published ones, sorted; none while it does not run
 	// Start counts its starts as far as they were seen: where it differs, the
 	// processes are others, whatever the addresses are.
@@ -111,6 +112,9 @@ func containerOf(s container.Summary) *Container {
 	}
 	slices.Sort(c.Services)
 	c.Services = slices.Compact(c.Services)
+	if s.NetworkSettings != nil {
+		c.Joined = slices.Sorted(maps.Keys(s.NetworkSettings.Networks))
+	}
 	if !c.Runs() {
 		return c
 	}
@@ -175,7 +179,7 @@ func networks(settings map[string]*network.EndpointSettings) []Network {
 func (c *Container) same(other *Container) bool {
 	return c.Name == other.Name && c.Image == other.Image && c.State == other.State && c.Health == other.Health &&
 		c.Mode == other.Mode && c.Start == other.Start && maps.Equal(c.Labels, other.Labels) &&
-		slices.Equal(c.Networks, other.Networks) && slices.Equal(c.Ports, other.Ports)
+		slices.Equal(c.Networks, other.Networks) && slices.Equal(c.Joined, other.Joined) && slices.Equal(c.Ports, other.Ports)
 }
 
 // restarted tells whether the container, which runs in both records, was

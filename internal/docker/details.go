@@ -1,34 +1,59 @@
 package docker
 
-import "context"
+import (
+	"cmp"
+	"context"
+	"slices"
+	"strconv"
+	"strings"
+
+	"legate/internal/spec"
+)
+
+// DefaultNamespaces is where the engine keeps the network namespaces of its
+// containers, unless it was given another --exec-root. Its API does not tell.
+const DefaultNamespaces = "/var/run/docker/netns"
 
 // PID returns the process of a container that runs, as this host numbers it; 0:
 // it does not run. The engine does not answer while it starts that container.
 // The error is a *spec.UserError, unless ctx ended.
 func (c *Client) PID(ctx context.Context, id string) (int, error) {
-	r, err := c.inspect(ctx, id)
+	limited, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	r, err := c.inspect(limited, id)
 	if err != nil || r.State == nil {
 		return 0, err
 	}
 	return r.State.Pid, nil
 }
 
-// ImageLabels returns the labels of an image, by its id: those that a
-// container has without anybody who started it having said so. The error is a
-// *spec.UserError, unless ctx ended.
-func (c *Client) ImageLabels(ctx context.Context, image string) (map[string]string, error) {
-	limited, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	r, err := c.api.ImageInspect(limited, image)
-	if err != nil {
-		return nil, c.explain(ctx, err)
-	}
-	if r.Config == nil {
-		return nil, nil
-	}
-	return r.Config.Labels, nil
+// Image is what every container of an image has, without anybody who started
+// it having said so.
+type Image struct {
+	Labels map[string]string
+	Ports  []Port // that it exposes, sorted
 }
 
-// DefaultNamespaces is where the engine keeps the network namespaces of its
-// containers, unless it was given another --exec-root. Its API does not tell.
-const DefaultNamespaces = "/var/run/docker/netns"
+// Image reads an image by its id. The error is a *spec.UserError, unless ctx
+// ended.
+func (c *Client) Image(ctx context.Context, id string) (Image, error) {
+	limited, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	r, err := c.api.ImageInspect(limited, id)
+	if err != nil {
+		return Image{}, c.explain(ctx, err)
+	}
+	if r.Config == nil {
+		return Image{}, nil
+	}
+	i := Image{Labels: r.Config.Labels}
+	for text := range r.Config.ExposedPorts {
+		number, protocol, _ := strings.Cut(text, "/")
+		port, err := strconv.ParseUint(number, 10, 16)
+		if p := spec.Protocol(protocol); err == nil && (p == spec.TCP || p == spec.UDP || p == "") {
+			i.Ports = append(i.Ports, Port{cmp.Or(p, spec.TCP), uint16(port)})
+		}
+	}
+	slices.SortFunc(i.Ports, Port.Compare)
+	return i, nil
+}

@@ -133,7 +133,7 @@ func (l *link) connectionStatus(f *flow) spec.ConnectionStatus {
 	counters := f.pump.Counters()
 	c := spec.ConnectionStatus{
 		Link:     l.spec.Name,
-		Caller:   callerText(f.caller()),
+		Caller:   callerOf(&l.spec, f.caller()),
 		Since:    l.fw.at(f.since),
 		BytesIn:  counters.In,
 		BytesOut: counters.Out,

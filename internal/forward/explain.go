@@ -38,11 +38,19 @@ func introduce(s spec.Link, c spec.Caller) spec.Explanation {
 		Link:      s.Name,
 		Listen:    s.Listen.String(),
 		Caller:    c.String(),
-		Rule:      fmt.Sprintf("whoever connects to %s (from %s)", s.Listen, s.Origin),
+		Rule:      ruleOf(&s),
 		Target:    targetText(s.Targets),
 		Sources:   []spec.SourceStatus{},
 		Endpoints: []spec.EndpointStatus{},
 	}
+}
+
+// ruleOf says whom the link has, and by whose wish.
+func ruleOf(s *spec.Link) string {
+	if s.For != nil {
+		return fmt.Sprintf("whoever in container %s connects to its %s (from its %s: %s)", s.For, s.Listen, s.Origin, s.Text)
+	}
+	return fmt.Sprintf("whoever connects to %s (from %s)", s.Listen, s.Origin)
 }
 
 func (l *link) explain(c spec.Caller) spec.Explanation {

@@ -262,6 +262,15 @@ func (l *link) Done(p *pump.Flow, r pump.Result) {
 }
 
 // callerText names a client; one on a unix socket has no address.
+// callerOf names who opened a connection: the container that the link is for,
+// or an address.
+func callerOf(s *spec.Link, a netip.AddrPort) string {
+	if s.For != nil {
+		return s.For.String()
+	}
+	return callerText(a)
+}
+
 func callerText(a netip.AddrPort) string {
 	if !a.IsValid() {
 		return spec.UnixCaller
@@ -271,7 +280,7 @@ func callerText(a netip.AddrPort) string {
 
 func (l *link) logEnd(f *flow, r pump.Result) {
 	s := l.linkSpec()
-	args := []any{"link", s.Name, "caller", callerText(f.caller()), "cause", string(r.Cause), "in", r.Counters.In, "out", r.Counters.Out, "duration", r.Duration.Round(time.Microsecond).String()}
+	args := []any{"link", s.Name, "caller", callerOf(&s, f.caller()), "cause", string(r.Cause), "in", r.Counters.In, "out", r.Counters.Out, "duration", r.Duration.Round(time.Microsecond).String()}
 	if f.on != nil {
 		args = append(args, "endpoint", f.on.endpoint.String())
 	}

@@ -131,10 +131,14 @@ func served(all []applied) (links []spec.Link) {
 	return links
 }
 
+// listens are the addresses of ours that connections to endpoints could come
+// back to: those in other namespaces are reached from there alone.
 func listens(links []spec.Link) []spec.Listen {
-	out := make([]spec.Listen, len(links))
-	for i, s := range links {
-		out[i] = s.Listen
+	out := make([]spec.Listen, 0, len(links))
+	for _, s := range links {
+		if s.Listen.Namespace == "" {
+			out = append(out, s.Listen)
+		}
 	}
 	return out
 }

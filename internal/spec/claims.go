@@ -65,12 +65,13 @@ func leadsTo(from Link, t Target, to Link) error {
 		"would loop: target %s is where link %q listens", t, to.Text))
 }
 
-// end is the target as the key of a listener on it.
+// end is the target as the key of a listener on it, which is in our namespace
+// as the connections to targets are.
 func (t Target) end() Listen { return Listen{Protocol: t.Protocol, Port: t.Port, Path: t.Path} }
 
 // overlap tells whether the kernel would refuse b while a listens.
 func overlap(a, b Listen) bool {
-	if a.Protocol != b.Protocol || a.Port != b.Port || a.Path != b.Path {
+	if a.Namespace != b.Namespace || a.Protocol != b.Protocol || a.Port != b.Port || a.Path != b.Path {
 		return false
 	}
 	return a.Protocol == Unix || covers(a.Host, b.Host) || covers(b.Host, a.Host)

@@ -83,8 +83,11 @@ const (
 // UnixCaller is how callers on a unix socket are named.
 const UnixCaller = "unix"
 
-// String names the caller: its address without the port.
+// String names the caller: its container, else its address without the port.
 func (c Caller) String() string {
+	if c.Container != nil {
+		return c.Container.String()
+	}
 	if !c.Addr.IsValid() {
 		return UnixCaller
 	}

@@ -9,7 +9,7 @@ func (l Link) String() string {
 	var b strings.Builder
 	listen := l.Listen.String()
 	named, err := parseListening(l.Name)
-	if err == nil && !named.several() && (Listen{named.protocols[0], named.host, uint16(named.low), named.path}) == l.Listen {
+	if err == nil && !named.several() && (Listen{Protocol: named.protocols[0], Host: named.host, Port: uint16(named.low), Path: named.path}) == l.Listen {
 		listen = l.Name
 	}
 	b.WriteString(listen + "=" + FormatTargets(l.Targets))

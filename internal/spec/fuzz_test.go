@@ -15,7 +15,7 @@ import (
 // TestFuzz_SeedsAreThere keeps a fuzz target from running on nothing: its
 // seeds are the files that go test reads in testdata/fuzz.
 func TestFuzz_SeedsAreThere(t *testing.T) {
-	for _, name := range []string{"FuzzParseLink", "FuzzEnvLinks", "FuzzParseHosts"} {
+	for _, name := range []string{"FuzzParseLink", "FuzzEnvLinks", "FuzzParseHosts", "FuzzLabels"} {
 		seeds, err := filepath.Glob(filepath.Join("testdata", "fuzz", name, "*"))
 		if err != nil || len(seeds) < 3 {
 			t.Errorf("%s has %d seeds (%v)", name, len(seeds), err)
@@ -121,4 +121,77 @@ func FuzzParseHosts(f *testing.F) {
 			}
 		}
 	})
+}
+
+// FuzzLabels reads labels in lines KEY=VALUE, those of the container and those
+// of its image.
+func FuzzLabels(f *testing.F) {
+	f.Fuzz(func(t *testing.T, own, image string) {
+		c := web(strings.Split(own, "\n")...)
+		fromImage := labels(strings.Split(image, "\n")...)
+		o := labelConfig()
+		o.Sources = []string{"docker", "consul", "dns"}
+		links, problems := spec.ContainerLinks(c, fromImage, o)
+		seen := map[spec.Listen]bool{}
+		for _, l := range links {
+			if err := spec.Validate(l); err != nil || seen[l.Listen] || l.Listen.Namespace != c.ID || l.Listen.Host != "localhost" || !strings.HasPrefix(l.Name, "web/") {
+				t.Errorf("a bad link: %v: %+v", err, l)
+			}
+			seen[l.Listen] = true
+			for _, target := range l.Targets {
+				if err := o.Policy.MayAsk(c, target); err != nil {
+					t.Errorf("%s may not be asked for: %v", target, err)
+				}
+			}
+			checkShown(t, l.Name, l.Text)
+			checkAlone(t, c, fromImage, l, o)
+		}
+		for _, p := range problems {
+			checkMessage(t, p.Err)
+			checkShown(t, p.Name, p.Text)
+			if seen[p.Listen] {
+				t.Errorf("both a link and a problem: %+v", p)
+			}
+		}
+		if again, same := spec.ContainerLinks(c, fromImage, o); !reflect.DeepEqual(again, links) || !reflect.DeepEqual(same, problems) {
+			t.Error("another answer at the second time")
+		}
+		caller := c.Own(fromImage, false)
+		for _, server := range []spec.Container{caller, member("db", "blog", "db", "legate.allow="+own)} {
+			if err := spec.CheckAllow(server); err != nil {
+				checkMessage(t, err)
+			}
+			if err := spec.Allows(server, caller); err != nil {
+				checkMessage(t, err)
+			}
+		}
+	})
+}
+
+func checkShown(t *testing.T, texts ...string) {
+	t.Helper()
+	for _, text := range texts {
+		if !utf8.ValidString(text) || strings.ContainsAny(text, "\n\r\x00\x1b") {
+			t.Errorf("cannot be shown: %q", text)
+		}
+	}
+}
+
+// checkAlone wants the link that its own labels make without those of others.
+func checkAlone(t *testing.T, c spec.Container, image map[string]string, l spec.Link, o spec.LabelConfig) {
+	t.Helper()
+	port := strings.TrimPrefix(spec.Listen{Protocol: l.Listen.Protocol, Port: l.Listen.Port}.String(), "localhost:")
+	alone := web()
+	for key, value := range c.Labels {
+		if strings.Contains(key, "connect."+port+".") || strings.HasSuffix(key, "connect."+port) || key == "legate.connect" {
+			alone.Labels[key] = value
+		}
+	}
+	links, _ := spec.ContainerLinks(alone, image, o)
+	for _, one := range links {
+		if reflect.DeepEqual(one, l) {
+			return
+		}
+	}
+	t.Errorf("touched by labels of other links: %+v, alone: %+v", l, links)
 }

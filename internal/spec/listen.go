@@ -19,6 +19,7 @@ type listening struct {
 	path      string
 	low, high int // both 0 on unix
 	protocols []Protocol
+	namespace string // as Listen has it: no text names it
 }
 
 // several tells whether more than one link comes of it.

@@ -229,7 +229,7 @@ func expand(on *listening, raw []rawTarget, base Link, bind string) ([]Link, err
 		for port := on.low; port <= on.high; port++ {
 			l := base
 			l.Options = options
-			l.Listen = Listen{Protocol: p, Host: host, Port: uint16(port), Path: on.path}
+			l.Listen = Listen{Protocol: p, Host: host, Port: uint16(port), Path: on.path, Namespace: on.namespace}
 			if p == Unix {
 				l.Listen.Host = ""
 			}
@@ -262,14 +262,15 @@ func resolve(raw []rawTarget, on *listening, l Listen) ([]Target, error) {
 // ParseTargets reads the TARGET of a swap. The link's LISTEN gives the port
 // and the protocol that the text leaves out. The error is a *UserError.
 func ParseTargets(text string, l Link) ([]Target, error) {
-	targets, err := parseTargets(text, l)
+	targets, err := parseTargets(text, l, func(raw []rawTarget) []rawTarget { return raw })
 	if err != nil {
 		return nil, inText("target", text, err)
 	}
 	return targets, nil
 }
 
-func parseTargets(text string, l Link) ([]Target, error) {
+// parseTargets asks lookUp for what the words without a source mean.
+func parseTargets(text string, l Link, lookUp func([]rawTarget) []rawTarget) ([]Target, error) {
 	if text == "" {
 		return nil, Errorf("write HOST:PORT", "it is empty")
 	}
@@ -287,7 +288,7 @@ func parseTargets(text string, l Link) ([]Target, error) {
 	if err != nil {
 		return nil, err
 	}
-	if l.Targets, err = resolve(raw, on, l.Listen); err != nil {
+	if l.Targets, err = resolve(lookUp(raw), on, l.Listen); err != nil {
 		return nil, err
 	}
 	for _, t := range l.Targets {

@@ -254,7 +254,7 @@ func validateSource(t Target) error {
 			return checkKey(t.Path)
 		}
 	case SourceDocker:
-		blank.Host, blank.Project, blank.Port = t.Host, t.Project, t.Port
+		blank.Host, blank.Project, blank.Home, blank.Port = t.Host, t.Project, t.Home, t.Port
 		if blank == t && t.Port != 0 {
 			return checkDocker(t)
 		}

@@ -33,6 +33,9 @@ type Listen struct {
 	Port uint16
 	// Path of a unix socket; Host and Port are then zero.
 	Path string
+	// Namespace is the id of the container in whose network namespace the
+	// socket is; "": ours. No text names it.
+	Namespace string
 }
 
 // String gives the address in the form that a link is written in.
@@ -91,7 +94,8 @@ type Target struct {
 	Path       string
 	Tag        string // that instances must have (SourceConsul); "": any
 	Datacenter string // of SourceConsul; "": the one of the server that is asked
-	Project    string // of Compose (SourceDocker); "": the one that this process is of, else any
+	Project    string // of Compose (SourceDocker); "": Home first, or else the one that this process is of, else any
+	Home       string // Compose project of the container that asks (SourceDocker): its servers come first; "": not known. No text names it
 }
 
 // Question is the target without what its source need not know: targets of
@@ -130,6 +134,7 @@ const (
 	OriginEnvironment Origin = "environment"
 	OriginDocker      Origin = "docker links"
 	OriginHosts       Origin = "/etc/hosts"
+	OriginLabels      Origin = "labels"
 )
 
 // Link is one listening address and the targets its connections go to.
@@ -145,6 +150,9 @@ type Link struct {
 	// Text is the link as it was written, for messages and to tell whether an
 	// override still belongs to it.
 	Text string
+	// For is the container that the link is for, which is then who every
+	// connection is from; nil: everybody who reaches it.
+	For *Container
 }
 
 // WhenDown says what new clients of a link meet while it is down.
@@ -234,6 +242,9 @@ type Answer struct {
 // Caller is who opened a connection.
 type Caller struct {
 	Addr netip.AddrPort // zero for a unix client
+	// Container is the one that the connection came from; nil: none, or not
+	// known. Callers with the same container share it.
+	Container *Container
 }
 
 // UserError is an error for the person at the keyboard: what happened and what

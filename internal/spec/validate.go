@@ -30,8 +30,8 @@ func validateAddresses(l Link) error {
 func validateListen(l Listen) error {
 	switch l.Protocol {
 	case Unix:
-		if l.Host != "" || l.Port != 0 {
-			return Errorf("", "unix listener %s has a host or a port", l)
+		if l.Host != "" || l.Port != 0 || l.Namespace != "" {
+			return Errorf("", "unix listener %s has a host, a port or a namespace", l)
 		}
 		return checkPath(l.Path)
 	case TCP, UDP:
@@ -123,9 +123,10 @@ func wouldLoop(t Target) error {
 }
 
 // loops tells a target that leads straight back to the listener. What a name
-// leads to is known only later.
+// leads to is known only later. We connect from our own namespace, so nothing
+// leads to a listener in another.
 func loops(l Listen, t Target) bool {
-	if l.Protocol != t.Protocol || l.Port != t.Port || l.Path != t.Path {
+	if l.Namespace != "" || l.Protocol != t.Protocol || l.Port != t.Port || l.Path != t.Path {
 		return false
 	}
 	if l.Protocol == Unix {

@@ -94,8 +94,12 @@ func unhealthy(c *docker.Container) string {
 	return ""
 }
 
-// project is the Compose project that we are of; "": none.
+// project is the Compose project whose containers come first: that of who asks,
+// or else our own; "": none.
 func (s scene) project() string {
+	if s.target.Home != "" {
+		return s.target.Home
+	}
 	if s.own == nil {
 		return ""
 	}

@@ -84,10 +84,11 @@ func (e Engine) environ(also ...string) []string {
 
 // command runs dockerd in a host's network namespace and a mount namespace of its own. With the
 // machine's /sys the engine waits 20 ms for a port state file at every start; `ip netns exec` would
-// hide the cgroups. The empty /run/containerd keeps it from using a containerd of the machine.
+// hide the cgroups. Its mounts are shared, as they are where systemd runs, so that a container can be told
+// of namespaces that the engine mounts. The empty /run/containerd keeps it from using a containerd of the machine.
 func (e Engine) command(h *Host, args ...string) *exec.Cmd {
 	const enter = `mount --rbind /sys/fs/cgroup "$1" && mount -t sysfs sysfs /sys && mount --rbind "$1" /sys/fs/cgroup &&
-		mkdir -p /run/containerd && mount -t tmpfs tmpfs /run/containerd || exit 1
+		mkdir -p /run/containerd && mount -t tmpfs tmpfs /run/containerd && mount --make-rshared / || exit 1
 		shift; exec dockerd "$@"`
 	argv := []string{"--net=" + h.lab.net.path(h.Name), "unshare", "--mount", "sh", "-c", enter, "dockerd", h.path("cgroup")}
 	cmd := exec.Command("nsenter", append(argv, args...)...)

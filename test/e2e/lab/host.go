@@ -33,6 +33,9 @@ func newHost(l *Lab, name, ip string) *Host {
 	return h
 }
 
+// Namespaces is where its engine keeps the network namespaces of containers.
+func (h *Host) Namespaces() string { return h.path("exec/netns") }
+
 func (h *Host) path(name string) string { return filepath.Join(h.dir, name) }
 
 // Command is a docker command against this host's engine, for callers that need its streams.

@@ -1,0 +1,247 @@
+// Package agent makes links of what the containers on this host ask for by
+// labels, and opens them inside the containers' own network namespaces: a
+// container says connect.6379=redis, and its application uses localhost:6379.
+package agent
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"legate/internal/docker"
+	"legate/internal/intercept"
+	"legate/internal/pump"
+	"legate/internal/spec"
+)
+
+// Config of an Agent.
+type Config struct {
+	// Engine is where the engine is, and Table the containers that it has.
+	// Table is required.
+	Engine docker.Config
+	Table  *docker.Table
+	// Labels says what links from labels take from outside.
+	Labels spec.LabelConfig
+	// Namespaces is the directory in which the engine keeps the network
+	// namespaces; "": docker.DefaultNamespaces.
+	Namespaces string
+	// Bind makes the listening sockets of a link where it is called. Required.
+	Bind func(spec.Link) ([]pump.Listener, error)
+	Log  *slog.Logger // nil: none
+}
+
+// Agent follows the containers of one engine. Watch runs it; the other methods
+// may be called at the same time.
+type Agent struct {
+	cfg Config
+
+	mu      sync.Mutex // guards the following
+	spaces  map[string]*space
+	images  map[string]docker.Image // by id, of containers that ask for links
+	callers map[string]spec.Container
+	servers map[string]spec.Container
+	mode    mode
+}
+
+// space is the network namespace of a container that lives.
+type space struct {
+	container string
+	ns        *intercept.Namespace
+	forget    func() // ends the watch over its first process
+}
+
+// mode is how soon a container's links are open.
+type mode struct {
+	early bool  // before its first instruction
+	why   error // it is not
+}
+
+// New returns an agent that follows nothing yet.
+func New(cfg Config) *Agent {
+	if cfg.Namespaces == "" {
+		cfg.Namespaces = docker.DefaultNamespaces
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Agent{cfg: cfg, spaces: map[string]*space{}, images: map[string]docker.Image{}}
+}
+
+// Watch sets the links that the containers ask for, soon and after every
+// change, until ctx ends. While the engine is lost they stay as they are.
+func (a *Agent) Watch(ctx context.Context, set func(spec.Wish)) error {
+	life, err := intercept.NewLife()
+	if err != nil {
+		return err
+	}
+	w := &watch{
+		Agent: a, set: set, life: life,
+		found: make(chan intercept.Found, 16), ended: make(chan *space, 16), told: make(chan error, 1), states: make(chan error, 1),
+		asked: map[string]bool{},
+	}
+	// What still waits to hand something over must not hold up the end.
+	inner, stop := context.WithCancel(ctx)
+	w.ctx = inner
+	w.running.Go(func() { w.watchNamespaces(inner) })
+	w.running.Go(func() { w.watchEngine(inner) })
+	w.run()
+	stop()
+	w.running.Wait()
+	err = life.Close()
+	w.releaseAll()
+	return err
+}
+
+// watch is one call of Watch. One goroutine runs it and owns what is decided;
+// others only bring news.
+type watch struct {
+	*Agent
+	ctx     context.Context
+	set     func(spec.Wish)
+	life    *intercept.Life
+	running sync.WaitGroup
+
+	found  chan intercept.Found
+	ended  chan *space
+	told   chan error // of the table: nil is news, an error the loss of the engine
+	states chan error // of the directory of namespaces
+
+	asked map[string]bool // containers whose process is being asked for
+	lost  error           // the engine
+}
+
+// regret is how long the engine is left alone after it was lost.
+const regret = time.Second
+
+// watchEngine brings news of containers.
+func (w *watch) watchEngine(ctx context.Context) {
+	for ctx.Err() == nil {
+		s := w.cfg.Table.Subscribe(docker.Everyone)
+		var err error
+		for err == nil {
+			if err = s.Next(ctx); ctx.Err() != nil {
+				break
+			}
+			hand(ctx, w.told, err)
+		}
+		s.Close()
+		select {
+		case <-ctx.Done():
+		case <-time.After(regret):
+		}
+	}
+}
+
+// watchNamespaces brings namespaces as the engine makes them.
+func (w *watch) watchNamespaces(ctx context.Context) {
+	err := intercept.Watch(ctx, intercept.WatchConfig{
+		Dir:   w.cfg.Namespaces,
+		State: func(err error) { hand(ctx, w.states, err) },
+		Found: func(f intercept.Found) {
+			if !hand(ctx, w.found, f) {
+				_ = f.Namespace.Close()
+			}
+		},
+	})
+	if err != nil {
+		hand(ctx, w.states, err)
+	}
+}
+
+func hand[T any](ctx context.Context, to chan<- T, what T) bool {
+	select {
+	case to <- what:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+func (w *watch) run() {
+	for {
+		select {
+		case <-w.ctx.Done():
+			return
+		case f := <-w.found:
+			w.enter(f)
+		case s := <-w.ended:
+			w.leave(s)
+		case err := <-w.states:
+			w.note(err)
+		case err := <-w.told:
+			w.lost = err
+		}
+		w.decide()
+	}
+}
+
+// note says how soon links will be open, once for each change of that.
+func (w *watch) note(err error) {
+	w.mu.Lock()
+	w.mode = mode{early: err == nil, why: err}
+	w.mu.Unlock()
+	if err == nil {
+		w.cfg.Log.Info("links are open before a container's first instruction", "by", "the namespaces in "+w.cfg.Namespaces)
+		return
+	}
+	w.cfg.Log.Warn("links are opened only after a container has started: its first connects may be refused", "error", err)
+}
+
+// enter takes over the namespace of a container, which may be another than its
+// former life had.
+func (w *watch) enter(f intercept.Found) {
+	delete(w.asked, f.Container)
+	if f.Namespace == nil {
+		return
+	}
+	w.mu.Lock()
+	before := w.spaces[f.Container]
+	w.mu.Unlock()
+	if f.Container == "" || before != nil && before.ns.ID() == f.Namespace.ID() {
+		_ = f.Namespace.Close()
+		return
+	}
+	s := &space{container: f.Container, ns: f.Namespace}
+	forget, err := w.life.Watch(f.PID, f.Namespace, func() { hand(w.ctx, w.ended, s) })
+	if err != nil { // it has ended already
+		_ = f.Namespace.Close()
+		return
+	}
+	s.forget = forget
+	w.leave(before)
+	w.mu.Lock()
+	w.spaces[s.container] = s
+	w.mu.Unlock()
+}
+
+// leave lets a namespace go. Its sockets, which would keep it alive, are closed
+// when the links are set without it.
+func (w *watch) leave(s *space) {
+	if s == nil {
+		return
+	}
+	s.forget()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.spaces[s.container] == s {
+		delete(w.spaces, s.container)
+	}
+	_ = s.ns.Close()
+}
+
+func (w *watch) releaseAll() {
+	for _, s := range w.spaces {
+		s.forget()
+		_ = s.ns.Close()
+	}
+	w.spaces = map[string]*space{}
+	for {
+		select {
+		case f := <-w.found:
+			_ = f.Namespace.Close()
+		default:
+			return
+		}
+	}
+}

@@ -1,0 +1,212 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"legate/internal/docker"
+	"legate/internal/intercept"
+	"legate/internal/pump"
+	"legate/internal/spec"
+)
+
+// wantsLinks tells whether a container has labels that ask for links, so that
+// nothing is done for all others.
+func wantsLinks(c *docker.Container) bool {
+	for label := range c.Labels {
+		if strings.HasPrefix(label, "connect.") || label == "legate.connect" || strings.HasPrefix(label, "legate.connect.") {
+			return true
+		}
+	}
+	return false
+}
+
+// decide sets the links of all containers that have a namespace now.
+func (w *watch) decide() {
+	if w.lost != nil {
+		w.cfg.Log.Warn("the engine is lost; links stay as they are", "error", w.lost)
+		return
+	}
+	wish := spec.Wish{}
+	callers, servers := map[string]spec.Container{}, map[string]spec.Container{}
+	for _, c := range w.cfg.Table.All() {
+		image, err := w.image(c)
+		if err != nil {
+			wish.Warnings = append(wish.Warnings, fmt.Sprintf("container %s has no links and serves none: its labels cannot be told from those of its image: %v", c.Name, err))
+			continue
+		}
+		servers[c.ID] = describe(c, image).Own(image.Labels, w.cfg.Labels.TrustImageLabels)
+		if wantsLinks(c) {
+			w.decideFor(c, image, callers, &wish)
+		}
+	}
+	if w.mode.why != nil {
+		wish.Warnings = append(wish.Warnings, "links are opened only after a container has started: "+w.mode.why.Error())
+	}
+	w.mu.Lock()
+	w.callers, w.servers = callers, servers
+	w.mu.Unlock()
+	w.set(wish)
+}
+
+// decideFor adds the links of one container.
+func (w *watch) decideFor(c *docker.Container, image docker.Image, callers map[string]spec.Container, wish *spec.Wish) {
+	who := describe(c, image)
+	where := w.home(c)
+	if where == nil {
+		if c.Runs() && !who.OnHost {
+			w.ask(c)
+		}
+		if !who.OnHost {
+			return // it does not run yet, or no more
+		}
+	}
+	links, problems := spec.ContainerLinks(who, image.Labels, w.cfg.Labels)
+	if who.OnHost {
+		for _, l := range links {
+			problems = append(problems, spec.LinkProblem{Name: l.Name, Listen: l.Listen, Text: l.Text, Err: spec.Errorf(
+				"give the container a network of its own", "container %s is in the host's network, where everybody could use its link", c.Name)})
+		}
+		links = nil
+	}
+	own := who.Own(image.Labels, w.cfg.Labels.TrustImageLabels)
+	for i := range links {
+		links[i].Listen.Namespace = where.ns.ID()
+		links[i].For = &own
+		callers[links[i].Name] = own
+	}
+	wish.Links = append(wish.Links, links...)
+	wish.Problems = append(wish.Problems, problems...)
+}
+
+// home is the namespace that a container lives in; nil: it is not known.
+func (w *watch) home(c *docker.Container) *space {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if landlord := c.Landlord(); landlord != "" {
+		if of := w.cfg.Table.Get(landlord); of != nil {
+			return w.spaces[of.ID]
+		}
+		return nil
+	}
+	return w.spaces[c.ID]
+}
+
+// ask finds the namespace of a container that runs, and that nobody saw
+// appear. The engine is slow to answer about one that it just starts.
+func (w *watch) ask(c *docker.Container) {
+	if w.asked[c.ID] {
+		return
+	}
+	w.asked[c.ID] = true
+	id := c.ID
+	w.running.Go(func() {
+		f, err := w.locate(w.ctx, id)
+		if err != nil {
+			w.cfg.Log.Warn("a container's network namespace was not found", "container", id, "error", err)
+			f = intercept.Found{Container: id} // it may be asked for again
+		}
+		if !hand(w.ctx, w.found, f) && f.Namespace != nil {
+			_ = f.Namespace.Close()
+		}
+	})
+}
+
+var errNotRunning = errors.New("it does not run")
+
+func (w *watch) locate(ctx context.Context, id string) (intercept.Found, error) {
+	client, err := docker.NewClient(w.cfg.Engine)
+	if err != nil {
+		return intercept.Found{}, err
+	}
+	defer client.Close()
+	pid, err := client.PID(ctx, id)
+	if err == nil && pid == 0 {
+		err = errNotRunning
+	}
+	if err != nil {
+		return intercept.Found{}, err
+	}
+	f, err := intercept.Of(pid)
+	f.Container = id
+	return f, err
+}
+
+// image is what a container has from its image. It is asked for once.
+func (w *watch) image(c *docker.Container) (docker.Image, error) {
+	w.mu.Lock()
+	image, known := w.images[c.ImageID]
+	w.mu.Unlock()
+	if known {
+		return image, nil
+	}
+	client, err := docker.NewClient(w.cfg.Engine)
+	if err != nil {
+		return image, err
+	}
+	defer client.Close()
+	if image, err = client.Image(w.ctx, c.ImageID); err != nil {
+		return image, err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.images[c.ImageID] = image
+	return image, nil
+}
+
+// describe is a container as policy knows it.
+func describe(c *docker.Container, image docker.Image) spec.Container {
+	d := spec.Container{
+		ID: c.ID, Name: c.Name, Image: c.Image, Project: c.Project, Service: c.Service, Labels: c.Labels,
+		Lodges: c.Landlord(), OnHost: c.Mode == "host",
+		Networks: slices.DeleteFunc(slices.Clone(c.Joined), func(n string) bool { return n == "none" || n == "host" || n == "ingress" }),
+	}
+	for _, p := range slices.Concat(image.Ports, c.Ports) {
+		d.Exposed = append(d.Exposed, spec.Port(p))
+	}
+	return d
+}
+
+// Open makes the listening sockets of a link in the namespace of the container
+// that it is for, and those of others where we are.
+func (a *Agent) Open(l spec.Link) ([]pump.Listener, error) {
+	if l.Listen.Namespace == "" {
+		return a.cfg.Bind(l)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock() // or it could be closed meanwhile
+	for s := range maps.Values(a.spaces) {
+		if s.ns.ID() == l.Listen.Namespace {
+			return intercept.Bind(s.ns, l, a.cfg.Bind)
+		}
+	}
+	return nil, errors.New("the container has ended")
+}
+
+// Admit says why the container that a link is for may not go to an endpoint;
+// nil: it may.
+func (a *Agent) Admit(l spec.Link, m *spec.Member) error {
+	if l.For == nil {
+		return nil
+	}
+	if m.Container == "" {
+		return a.cfg.Labels.Policy.MayReach(*l.For, m.Endpoint, a.byOperator(l))
+	}
+	a.mu.Lock()
+	server, known := a.servers[m.Container]
+	a.mu.Unlock()
+	if !known {
+		return fmt.Errorf("container %.12s is not known to the engine", m.Container)
+	}
+	return spec.Allows(server, *l.For)
+}
+
+// byOperator tells whether all that a link leads to is from sources that the
+// operator chose, which may name addresses of this host.
+func (a *Agent) byOperator(l spec.Link) bool {
+	return !slices.ContainsFunc(l.Targets, func(t spec.Target) bool { return !slices.Contains(a.cfg.Labels.Sources, t.Source) })
+}
