@@ -30,7 +30,13 @@ func visit(ns int, f func() error, done chan<- error) {
 	err := errEnded // which f does with runtime.Goexit
 	defer func() { done <- err }()
 	runtime.LockOSThread()
-	// Not /proc/self: that is the first thread, which may have been left behind.
+	if unix.Gettid() == unix.Getpid() {
+		// The first thread of a process never ends: Go keeps it, and the
+		// namespace with it. While it is held here, another one does the work.
+		err = inside(ns, f)
+		runtime.UnlockOSThread()
+		return
+	}
 	home, failed := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if failed != nil {
 		runtime.UnlockOSThread()

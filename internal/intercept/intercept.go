@@ -24,6 +24,10 @@ type Found struct {
 	Namespace *Namespace // the receiver closes it
 	PID       int        // of the first process of the container
 	Container string     // its id, 64 hexadecimal digits; "": the process is in no container
+	// Host tells that the namespace is the host's, or this process's own: that
+	// of a container with --network host. What listens there is not for the
+	// container alone.
+	Host bool
 }
 
 // WatchConfig says what Watch follows.
@@ -33,7 +37,7 @@ type WatchConfig struct {
 	Dir string
 	// Found, required, is called by Watch itself and in turn, so what it waits
 	// for delays the containers that start meanwhile. The same namespace may
-	// come more than once. That of the host does not come.
+	// come more than once. One that is Host does not come.
 	Found func(Found)
 	// State is called when the directory begins to be watched (nil), when it is
 	// not there (any more), and when namespaces made in it cannot be seen, with

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -33,8 +34,20 @@ func TestOpen_OneNamespaceIsOneID(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Namespace.Close()
-	if f.Namespace.ID() != first.ID() || f.PID != a.pid || f.Container != "" {
+	if f.Namespace.ID() != first.ID() || f.PID != a.pid || f.Container != "" || f.Host {
 		t.Errorf("found %+v, want namespace %s of process %d in no container", f, first.ID(), a.pid)
+	}
+}
+
+func TestOf_TheHost(t *testing.T) {
+	testnet.CheckLeaks(t)
+	f, err := Of(start(t, &syscall.SysProcAttr{}).pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Namespace.Close()
+	if !f.Host {
+		t.Error("a process of this network is said to be in another")
 	}
 }
 
@@ -86,8 +99,11 @@ func TestDo_IsInsideAndComesBack(t *testing.T) {
 		})
 	}
 	all.Wait()
-	if where := threads(t); len(where) != 1 || where[home] == 0 {
-		t.Errorf("threads are in %v, want only %s", where, home)
+	where := threads(t)
+	for _, p := range tenants {
+		if foreign, err := os.Readlink(p.path()); err != nil || where[foreign] != 0 {
+			t.Errorf("%d threads stayed in %s, %v", where[foreign], foreign, err)
+		}
 	}
 }
 
@@ -152,6 +168,57 @@ func loseWayHome(home string) error {
 		return errors.New("there is no way home")
 	}
 	return nil
+}
+
+// The first thread of a process does not die: one that cannot come back would
+// stay, and the namespace with it.
+func TestDo_NotOnTheFirstThread(t *testing.T) {
+	testnet.Child{}.Run(t, func() {
+		p := newTenant(t)
+		raw, err := p.open(t).file.SyscallConn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		visitor := 0
+		onFirstThread(t, func() {
+			done := make(chan error, 1)
+			err := raw.Control(func(fd uintptr) {
+				visit(int(fd), func() error { visitor = unix.Gettid(); return nil }, done)
+			})
+			if err := errors.Join(err, <-done); err != nil {
+				t.Error(err)
+			}
+		})
+		if visitor == 0 || visitor == os.Getpid() {
+			t.Errorf("thread %d of process %d was inside", visitor, os.Getpid())
+		}
+	})
+}
+
+// onFirstThread holds threads until it has the first one, and runs f there.
+func onFirstThread(t testing.TB, f func()) {
+	t.Helper()
+	release := make(chan struct{})
+	var all sync.WaitGroup
+	defer all.Wait()
+	defer close(release)
+	for range 100 {
+		was := make(chan bool)
+		all.Go(func() {
+			runtime.LockOSThread()
+			defer runtime.UnlockOSThread()
+			first := unix.Gettid() == unix.Getpid()
+			if first {
+				f()
+			}
+			was <- first
+			<-release
+		})
+		if <-was {
+			return
+		}
+	}
+	t.Fatal("the first thread is never free")
 }
 
 func TestDo_WorkThatEndsItsGoroutineIsAnError(t *testing.T) {

@@ -49,7 +49,6 @@ type watcher struct {
 	dir     *directory
 	pending map[string]*file // by name
 	state   string           // that was told last
-	hosts   map[string]bool  // the namespaces of the host and of this process
 	denied  error            // why some processes could not be asked
 }
 
@@ -66,18 +65,21 @@ const (
 	// firstPause between two looks at a file. Namespaces take 7 us to 2 ms to
 	// be mounted over theirs, and the runtime's poller counts milliseconds.
 	firstPause = 200 * time.Microsecond
-	// lateness is the share of the time that something took, by which it is
-	// noticed late. On a busy host both the engine and the container's start
-	// are slow, so the margin grows with it. Five seconds are some 70 looks,
-	// each at all processes of the host.
-	lateness = 8
+	// mountShare and processShare are the shares of the time something took by
+	// which it is noticed late. On a busy host both the engine and the
+	// container's start are slow, so the margin grows with it. A look for a
+	// mount is one system call, a look for a process is some for each process
+	// of the host.
+	mountShare, processShare = 8, 4
+	// hostFile is the engine's for its own network, which containers with
+	// --network host are in. It need not be that of process 1.
+	hostFile = "default"
 	// patienceAtStart is for files that are there at the start: nearly all are
 	// either a container's at once, or of one that has ended.
 	patienceAtStart = time.Second
 )
 
 func (w *watcher) run() error {
-	w.hosts = hostNamespaces()
 	if err := w.list(true); err != nil {
 		return err
 	}
@@ -100,20 +102,6 @@ func (w *watcher) run() error {
 			w.expect(name, now, false)
 		}
 	}
-}
-
-// hostNamespaces are those that are no container's of its own: an engine has a
-// file for its own namespace, too, and containers with --network host are in
-// it.
-func hostNamespaces() map[string]bool {
-	ids := make(map[string]bool)
-	for _, path := range []string{"/proc/1/ns/net", "/proc/thread-self/ns/net"} {
-		if ns, err := open(path); err == nil { // without --pid host it is one and the same
-			ids[ns.ID()] = true
-			_ = ns.Close()
-		}
-	}
-	return ids
 }
 
 // list watches the directory, be it a new one, and looks at all files in it.
@@ -157,6 +145,9 @@ func (w *watcher) tell(state error) {
 // have made another of the same name.
 func (w *watcher) expect(name string, now time.Time, existing bool) {
 	w.forget(name)
+	if name == hostFile {
+		return
+	}
 	patience := w.Patience
 	if existing {
 		patience = min(patience, patienceAtStart)
@@ -191,13 +182,25 @@ func (w *watcher) look() (next time.Time) {
 				w.giveUp(name, f)
 				continue
 			}
-			f.next = now.Add(max(firstPause, min(now.Sub(f.since)/lateness, f.until.Sub(now))))
+			f.next = now.Add(max(firstPause, min(f.pause(now), f.until.Sub(now))))
 		}
 		if next.IsZero() || f.next.Before(next) {
 			next = f.next
 		}
 	}
 	return next
+}
+
+// pause until the next look.
+func (f *file) pause(now time.Time) time.Duration {
+	age := now.Sub(f.since)
+	switch {
+	case f.existing:
+		return age // nobody's start waits for it
+	case f.ns != nil:
+		return age / processShare
+	}
+	return age / mountShare
 }
 
 // mounted tells whether a file is a namespace, and not the host's. It forgets
@@ -208,7 +211,7 @@ func (w *watcher) mounted(name string, f *file, now time.Time) bool {
 	}
 	ns, err := open(filepath.Join(w.Dir, name))
 	switch {
-	case err == nil && !w.hosts[ns.ID()]:
+	case err == nil && !isHost(ns.ID()):
 		f.ns, f.since = ns, now
 		return true
 	case err == nil:

@@ -182,9 +182,15 @@ func wait(t testing.TB, d time.Duration) {
 
 // What is run in a container later ends before it.
 func TestWatch_TheFirstProcessStandsForItsContainer(t *testing.T) {
+	for name, flags := range map[string]uintptr{"in a PID namespace": unix.CLONE_NEWPID, "with the host's processes": 0} {
+		t.Run(name, func(t *testing.T) { testFirstProcess(t, flags) })
+	}
+}
+
+func testFirstProcess(t *testing.T, flags uintptr) {
 	testnet.CheckLeaks(t)
 	e := newEngine(t)
-	p := newContainer(t, idA)
+	p := newContainerWith(t, idA, flags)
 	ns := p.open(t)
 	wait(t, 20*time.Millisecond) // two ticks of the clock that processes' starts are in
 	var later *tenant
@@ -215,7 +221,8 @@ func TestWatch_GarbageIsIgnored(t *testing.T) {
 	s.awaitState(t, "")
 	mkfifo("pipe2")
 	e.mount(t, e.create(t, "mnt"), "/proc/self/ns/uts")
-	e.mount(t, e.create(t, "default"), "/proc/self/ns/net")
+	e.mount(t, e.create(t, "own"), "/proc/self/ns/net")
+	e.mount(t, e.create(t, "default"), newContainer(t, idB).path())
 	e.mount(t, e.create(t, "nobodys"), newTenant(t).path())
 	if err := os.WriteFile(filepath.Join(e.dir, "text"), []byte("text"), 0o600); err != nil {
 		t.Fatal(err)
