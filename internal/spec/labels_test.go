@@ -1,6 +1,7 @@
 package spec_test
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"reflect"
@@ -32,13 +33,22 @@ func web(texts ...string) spec.Container {
 
 func labelConfig() spec.LabelConfig { return spec.LabelConfig{Options: spec.DefaultOptions()} }
 
+// userError is the error as people see it; a blank one: it is not for people.
+func userError(err error) *spec.UserError {
+	u, ok := errors.AsType[*spec.UserError](err)
+	if !ok {
+		return &spec.UserError{}
+	}
+	return u
+}
+
 // shown is what matters of links and problems, in a line each.
 func shown(links []spec.Link, problems []spec.LinkProblem) (made, failed []string) {
 	for _, l := range links {
 		made = append(made, l.Name+" | "+l.Listen.String()+" | "+spec.FormatTargets(l.Targets))
 	}
 	for _, p := range problems {
-		u := p.Err.(*spec.UserError)
+		u := userError(p.Err)
 		failed = append(failed, p.Name+" | "+u.What+" ("+u.Hint+")")
 	}
 	return made, failed
@@ -83,7 +93,6 @@ func TestContainerLinks(t *testing.T) {
 }
 
 func TestContainerLinks_WhatIsWrongWithOneDoesNotTouchTheOthers(t *testing.T) {
-	const target = "target"
 	for _, c := range []struct{ label, want string }{
 		{"connect.0=a", `web/connect.0 | label "connect.0=a": port 0 does not exist (ports are numbers from 1 to 65535)`},
 		{"connect.65536=a", `web/connect.65536 | label "connect.65536=a": port 65536 does not exist (ports are numbers from 1 to 65535)`},
@@ -193,7 +202,7 @@ func TestContainerLinks_NoPasswordIsShownOrSentElsewhere(t *testing.T) {
 				}
 			}
 			for _, p := range problems {
-				u := p.Err.(*spec.UserError)
+				u := userError(p.Err)
 				if all := p.Name + p.Text + u.What + u.Hint; strings.Contains(all, "cret") {
 					t.Errorf("%q: shown in %s", texts, all)
 				}
@@ -334,7 +343,7 @@ func TestContainerLinks_HaveBounds(t *testing.T) {
 		t.Errorf("got %v, %v", links, problems)
 	}
 	for _, p := range problems {
-		if u := p.Err.(*spec.UserError); len(p.Name)+len(p.Text)+len(u.What)+len(u.Hint) > 4000 {
+		if u := userError(p.Err); len(p.Name)+len(p.Text)+len(u.What)+len(u.Hint) > 4000 {
 			t.Errorf("problem %.100s has %d bytes", p.Name, len(p.Name)+len(p.Text)+len(u.What)+len(u.Hint))
 		}
 	}

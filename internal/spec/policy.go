@@ -45,9 +45,10 @@ func parseAllowed(text string) (allowed, error) {
 			return parseAllowedText(text)
 		}
 	}
-	if p, err := netip.ParsePrefix(text); err == nil {
-		if p, err = parsePrefix(text); err != nil {
-			return allowed{}, err
+	if strings.Contains(text, "/") {
+		p, err := parsePrefix(text)
+		if err != nil {
+			return allowed{}, inText("target to allow", cutShort(text), err)
 		}
 		return allowed{prefixes: []netip.Prefix{p}}, nil
 	}
