@@ -41,8 +41,8 @@ func explainOpen(what string, err error) error {
 }
 
 func open(path string) (*Namespace, error) {
-	// Asked before it is opened: opening a pipe waits for a writer, and opening
-	// a device may do anything.
+	// Asked before it is opened: opening a device may do anything, opening a
+	// pipe lets its writer go on.
 	var fsys unix.Statfs_t
 	if err := unix.Statfs(path, &fsys); err != nil {
 		return nil, err

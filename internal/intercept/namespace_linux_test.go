@@ -51,7 +51,6 @@ func TestOf_TheHost(t *testing.T) {
 	}
 }
 
-// A pipe would block who opens it, and be open for ever.
 func TestOpen_WhatIsNoNetworkNamespace(t *testing.T) {
 	testnet.CheckLeaks(t)
 	dir := t.TempDir()
@@ -66,6 +65,43 @@ func TestOpen_WhatIsNoNetworkNamespace(t *testing.T) {
 	} {
 		if ns, err := Open(path); !errors.Is(err, want) {
 			t.Errorf("open %s: %v, %v, want %v", path, ns, err, want)
+		}
+	}
+}
+
+// To open a pipe or a device is to use it.
+func TestOpen_DoesNotTouchWhatIsNone(t *testing.T) {
+	testnet.CheckLeaks(t)
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	if err := unix.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if _, err := unix.InotifyAddWatch(fd, pipe, unix.IN_OPEN); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(pipe); !errors.Is(err, ErrNoNamespace) {
+		t.Errorf("open a pipe: %v", err)
+	}
+	if n, err := unix.Read(fd, make([]byte, 1024)); !errors.Is(err, unix.EAGAIN) {
+		t.Errorf("%d bytes of events, %v: it was opened", n, err)
+	}
+}
+
+func TestResident_Before(t *testing.T) {
+	early, late := resident{pid: 9, started: 1}, resident{pid: 3, started: 2} // numbers went round
+	sure := resident{pid: 12, started: 3, first: true}
+	for name, test := range map[string]struct{ a, b resident }{
+		"the older one":                     {early, late},
+		"the first of its namespace":        {sure, early},
+		"the lower number in the same tick": {late, resident{pid: 4, started: 2}},
+	} {
+		if !test.a.before(test.b) || test.b.before(test.a) {
+			t.Errorf("not %s", name)
 		}
 	}
 }

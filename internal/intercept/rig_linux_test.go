@@ -26,12 +26,20 @@ type tenant struct {
 	kill func()
 }
 
-func newTenant(t testing.TB) *tenant { t.Helper(); return startTenant(t, &syscall.SysProcAttr{}) }
+func newTenant(t testing.TB) *tenant {
+	t.Helper()
+	return start(t, &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET})
+}
 
 // newContainer is a tenant in the cgroup of a container with that id.
 func newContainer(t testing.TB, id string) *tenant { t.Helper(); return newContainerWith(t, id, 0) }
 
 func newContainerWith(t testing.TB, id string, flags uintptr) *tenant {
+	t.Helper()
+	return newContainerIn(t, id, unix.CLONE_NEWNET|flags)
+}
+
+func newContainerIn(t testing.TB, id string, flags uintptr) *tenant {
 	t.Helper()
 	cgroup := newCgroup(t, id)
 	dir, err := os.Open(cgroup)
@@ -39,7 +47,7 @@ func newContainerWith(t testing.TB, id string, flags uintptr) *tenant {
 		t.Fatal(err)
 	}
 	defer dir.Close()
-	return startTenant(t, &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd()), Cloneflags: flags})
+	return start(t, &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd()), Cloneflags: flags})
 }
 
 // newCgroup makes a directory that the processes of a container would be in.
@@ -98,15 +106,9 @@ func joinContainer(t testing.TB, p *tenant) *tenant {
 	return start(t, &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd())})
 }
 
-func startTenant(t testing.TB, sys *syscall.SysProcAttr) *tenant {
-	t.Helper()
-	testnet.NeedRoot(t)
-	sys.Cloneflags |= unix.CLONE_NEWNET
-	return start(t, sys)
-}
-
 func start(t testing.TB, sys *syscall.SysProcAttr) *tenant {
 	t.Helper()
+	testnet.NeedRoot(t)
 	cmd := exec.Command("sleep", "1000000")
 	cmd.SysProcAttr = sys
 	if err := cmd.Start(); err != nil {

@@ -221,7 +221,7 @@ func TestWatch_GarbageIsIgnored(t *testing.T) {
 	s.awaitState(t, "")
 	mkfifo("pipe2")
 	e.mount(t, e.create(t, "mnt"), "/proc/self/ns/uts")
-	e.mount(t, e.create(t, "own"), "/proc/self/ns/net")
+	e.mount(t, e.create(t, "own"), newContainerIn(t, idB, 0).path()) // --network host
 	e.mount(t, e.create(t, "default"), newContainer(t, idB).path())
 	e.mount(t, e.create(t, "nobodys"), newTenant(t).path())
 	if err := os.WriteFile(filepath.Join(e.dir, "text"), []byte("text"), 0o600); err != nil {
@@ -233,6 +233,7 @@ func TestWatch_GarbageIsIgnored(t *testing.T) {
 	p := newContainer(t, idA)
 	e.mount(t, e.create(t, "good"), p.path())
 	s.await(t, idA, p)
+	// No event tells that nothing came; twice the patience, with which all were given up.
 	wait(t, 200*time.Millisecond)
 	s.mu.Lock()
 	defer s.mu.Unlock()
