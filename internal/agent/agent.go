@@ -6,6 +6,7 @@ package agent
 import (
 	"context"
 	"log/slog"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -39,9 +40,8 @@ type Agent struct {
 	mu      sync.Mutex // guards the following
 	spaces  map[string]*space
 	images  map[string]docker.Image // by id, of containers that ask for links
-	callers map[string]spec.Container
 	servers map[string]spec.Container
-	mode    mode
+	at      map[netip.Addr]string // whose address it is, by container id
 }
 
 // space is the network namespace of a container that lives.
@@ -49,12 +49,6 @@ type space struct {
 	container string
 	ns        *intercept.Namespace
 	forget    func() // ends the watch over its first process
-}
-
-// mode is how soon a container's links are open.
-type mode struct {
-	early bool  // before its first instruction
-	why   error // it is not
 }
 
 // New returns an agent that follows nothing yet.
@@ -109,6 +103,7 @@ type watch struct {
 
 	asked map[string]bool // containers whose process is being asked for
 	lost  error           // the engine
+	late  error           // why links are open only after a container has started
 }
 
 // regret is how long the engine is left alone after it was lost.
@@ -170,17 +165,28 @@ func (w *watch) run() {
 		case err := <-w.states:
 			w.note(err)
 		case err := <-w.told:
-			w.lost = err
+			w.hear(err)
 		}
-		w.decide()
+		// What came together is decided together: a hundred containers that
+		// start are not a hundred times all links.
+		if len(w.found)+len(w.ended)+len(w.states)+len(w.told) == 0 && w.lost == nil {
+			w.decide()
+		}
 	}
+}
+
+// hear takes in that containers changed, or that nobody can tell: links then
+// stay as they are.
+func (w *watch) hear(err error) {
+	if err != nil && w.lost == nil {
+		w.cfg.Log.Warn("the engine is lost; links stay as they are", "error", err)
+	}
+	w.lost = err
 }
 
 // note says how soon links will be open, once for each change of that.
 func (w *watch) note(err error) {
-	w.mu.Lock()
-	w.mode = mode{early: err == nil, why: err}
-	w.mu.Unlock()
+	w.late = err
 	if err == nil {
 		w.cfg.Log.Info("links are open before a container's first instruction", "by", "the namespaces in "+w.cfg.Namespaces)
 		return

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -18,6 +19,7 @@ import (
 // nothing is done for all others.
 func wantsLinks(c *docker.Container) bool {
 	for label := range c.Labels {
+		label = strings.ToLower(label) // a misspelt one is to be told of
 		if strings.HasPrefix(label, "connect.") || label == "legate.connect" || strings.HasPrefix(label, "legate.connect.") {
 			return true
 		}
@@ -27,35 +29,37 @@ func wantsLinks(c *docker.Container) bool {
 
 // decide sets the links of all containers that have a namespace now.
 func (w *watch) decide() {
-	if w.lost != nil {
-		w.cfg.Log.Warn("the engine is lost; links stay as they are", "error", w.lost)
-		return
-	}
 	wish := spec.Wish{}
-	callers, servers := map[string]spec.Container{}, map[string]spec.Container{}
+	servers, at := map[string]spec.Container{}, map[netip.Addr]string{}
 	for _, c := range w.cfg.Table.All() {
 		image, err := w.image(c)
 		if err != nil {
 			wish.Warnings = append(wish.Warnings, fmt.Sprintf("container %s has no links and serves none: its labels cannot be told from those of its image: %v", c.Name, err))
 			continue
 		}
-		servers[c.ID] = describe(c, image).Own(image.Labels, w.cfg.Labels.TrustImageLabels)
+		who := describe(c, image)
+		for _, n := range c.Networks {
+			at[n.V4], at[n.V6] = c.ID, c.ID
+		}
+		servers[c.ID] = who.Own(image.Labels, w.cfg.Labels.TrustImageLabels)
+		if err := spec.CheckAllow(servers[c.ID]); err != nil {
+			wish.Warnings = append(wish.Warnings, err.Error())
+		}
 		if wantsLinks(c) {
-			w.decideFor(c, image, callers, &wish)
+			w.decideFor(c, who, image, &wish)
 		}
 	}
-	if w.mode.why != nil {
-		wish.Warnings = append(wish.Warnings, "links are opened only after a container has started: "+w.mode.why.Error())
+	if w.late != nil {
+		wish.Warnings = append(wish.Warnings, "links are opened only after a container has started: "+w.late.Error())
 	}
 	w.mu.Lock()
-	w.callers, w.servers = callers, servers
+	w.servers, w.at = servers, at
 	w.mu.Unlock()
 	w.set(wish)
 }
 
 // decideFor adds the links of one container.
-func (w *watch) decideFor(c *docker.Container, image docker.Image, callers map[string]spec.Container, wish *spec.Wish) {
-	who := describe(c, image)
+func (w *watch) decideFor(c *docker.Container, who spec.Container, image docker.Image, wish *spec.Wish) {
 	where := w.home(c)
 	if where == nil {
 		if c.Runs() && !who.OnHost {
@@ -77,7 +81,6 @@ func (w *watch) decideFor(c *docker.Container, image docker.Image, callers map[s
 	for i := range links {
 		links[i].Listen.Namespace = where.ns.ID()
 		links[i].For = &own
-		callers[links[i].Name] = own
 	}
 	wish.Links = append(wish.Links, links...)
 	wish.Problems = append(wish.Problems, problems...)
@@ -193,16 +196,25 @@ func (a *Agent) Admit(l spec.Link, m *spec.Member) error {
 	if l.For == nil {
 		return nil
 	}
-	if m.Container == "" {
-		return a.cfg.Labels.Policy.MayReach(*l.For, m.Endpoint, a.byOperator(l))
+	// Also of a container, which may be in the host's network: what listens on
+	// loopback there counts on not being reached from outside.
+	if err := a.cfg.Labels.Policy.MayReach(*l.For, m.Endpoint, m.Container != "" || a.byOperator(l)); err != nil {
+		return err
 	}
 	a.mu.Lock()
-	server, known := a.servers[m.Container]
-	a.mu.Unlock()
-	if !known {
-		return fmt.Errorf("container %.12s is not known to the engine", m.Container)
+	defer a.mu.Unlock()
+	id := m.Container
+	if id == "" { // an address does not get around what the container behind it allows
+		id = a.at[m.Addr.Addr().Unmap()]
 	}
-	return spec.Allows(server, *l.For)
+	server, known := a.servers[id]
+	switch {
+	case known:
+		return spec.Allows(server, *l.For)
+	case id != "":
+		return fmt.Errorf("container %.12s is not known to the engine", id)
+	}
+	return nil
 }
 
 // byOperator tells whether all that a link leads to is from sources that the

@@ -203,6 +203,7 @@ func (v *validateCommand) resolve(c *cobra.Command, links []spec.Link) map[spec.
 // unresolved names what has no endpoint.
 func unresolved(links []spec.Link, found map[spec.Target]daemon.Resolved) error {
 	var lost []string
+	hinted := false
 	hint := "legate run would start all the same, and hold connections until there is an endpoint"
 	for _, l := range links {
 		for _, t := range l.Targets {
@@ -210,8 +211,8 @@ func unresolved(links []spec.Link, found map[spec.Target]daemon.Resolved) error 
 			if len(r.Answer.Endpoints) > 0 || slices.Contains(lost, lostText(t, r)) {
 				continue
 			}
-			if u, ok := errors.AsType[*spec.UserError](r.Answer.Err); ok && u.Hint != "" && lost == nil {
-				hint = u.Hint + "; " + hint
+			if u, ok := errors.AsType[*spec.UserError](r.Answer.Err); ok && u.Hint != "" && !hinted {
+				hint, hinted = u.Hint+"; "+hint, true
 			}
 			lost = append(lost, lostText(t, r))
 		}

@@ -307,7 +307,7 @@ func (d *Daemon) apply() {
 	for _, w := range d.warnings {
 		next.warnings = append(next.warnings, w...)
 	}
-	next.refuseAll(slices.Concat(d.problems...), d.cfg.Log, before)
+	next.refuseAll(slices.Concat(d.problems...))
 	targets := next.targets()
 	d.discovery.Apply(slices.Concat(before.targets(), targets, d.tried()))
 	d.mu.Lock()

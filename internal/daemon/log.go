@@ -24,6 +24,10 @@ func (d *Daemon) logChanges(before plan) {
 		d.cfg.Log.Info("no longer listening", "link", name)
 	}
 	for _, r := range d.plan.refused {
+		same := func(o spec.LinkStatus) bool { return o.Name == r.Name && o.Error == r.Error }
+		if slices.ContainsFunc(before.refused, same) {
+			continue // of a hundred changes of other links it was said once
+		}
 		if d.opened || r.Origin != spec.OriginArguments {
 			d.cfg.Log.Error("not listening", "link", r.Name, "on", r.Listen, "error", r.Error)
 		}

@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"fmt"
-	"log/slog"
 	"maps"
 	"slices"
 	"time"
@@ -76,9 +75,8 @@ func (p *plan) refuse(l, first spec.Link) {
 	})
 }
 
-// refuseAll takes in what is wrong with single links of origins. What is new
-// since the plan before is logged.
-func (p *plan) refuseAll(problems []spec.LinkProblem, log *slog.Logger, before plan) {
+// refuseAll takes in what is wrong with single links of origins.
+func (p *plan) refuseAll(problems []spec.LinkProblem) {
 	for _, f := range problems {
 		if f.Ignored {
 			continue
@@ -86,9 +84,6 @@ func (p *plan) refuseAll(problems []spec.LinkProblem, log *slog.Logger, before p
 		s := spec.LinkStatus{Name: f.Name, Listen: f.Listen.String(), Target: f.Text, Origin: spec.OriginLabels, State: spec.StateError, Error: explain(f.Err)}
 		if f.Listen == (spec.Listen{}) {
 			s.Listen = ""
-		}
-		if !slices.ContainsFunc(before.refused, func(o spec.LinkStatus) bool { return o.Name == s.Name && o.Error == s.Error }) {
-			log.Warn("a link is in error", "link", s.Name, "error", s.Error)
 		}
 		p.refused = append(p.refused, s)
 	}

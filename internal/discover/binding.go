@@ -133,6 +133,9 @@ func (b *binding) append(a *spec.Answer, seen map[spec.Endpoint]int, p *kept) er
 		return b.add(a, seen, p, spec.Endpoint{Protocol: b.target.Protocol, Addr: netip.AddrPortFrom(addr.Unmap().WithZone(""), port), Container: p.Container})
 	}
 	t := b.names[p.Host]
+	if t == nil {
+		return nil // it is about to be looked up
+	}
 	for i := range t.known.places {
 		found := t.known.places[i]
 		addr, err := netip.ParseAddr(found.Host)

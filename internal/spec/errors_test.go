@@ -139,6 +139,7 @@ func TestParseLink_LooksRightButIsNot(t *testing.T) {
 		{"6379=etcd:redis", `target "etcd:redis" names no server and path`, "write etcd://127.0.0.1:2379/path, or etcd:///path for the server in ETCDCTL_ENDPOINTS"},
 		{"6379=docker:/redis", `target "docker:/redis" has no project before the slash`, "write docker:PROJECT/NAME or docker:NAME"},
 		{"6379=docker:a/b/c", `"b/c" cannot be the name of a container or a project`, "write docker:NAME, docker:PROJECT/NAME or docker:NAME:PORT"},
+		{"6379=docker:redis/udp", `target "docker:redis/udp" has no port before /udp`, "write docker:redis:PORT/udp"},
 		{"6379=file:dir/", `"dir/" is not the path of a file`, "write file:endpoints.json or file:/PATH"},
 		{"6379=file:../x/../e.json", `path "../x/../e.json" of a file is not in its shortest form`, "write file:./e.json or the whole path"},
 		{"80=127.0.0.1", "would loop: target 127.0.0.1:80 is the link's own listener", "write the address of the server; inside a container 127.0.0.1 and localhost are the container itself"},

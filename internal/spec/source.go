@@ -182,6 +182,9 @@ func (t *rawTarget) parseDocker(text string) (err error) {
 		if project == "" {
 			return Errorf("write docker:PROJECT/NAME or docker:NAME", "target %q has no project before the slash", t.text)
 		}
+		if ports == "" && (rest == "tcp" || rest == "udp") {
+			return Errorf("write docker:"+project+":PORT/"+rest, "target %q has no port before /%s", t.text, rest)
+		}
 		t.target.Project, name = project, rest
 	}
 	t.target.Host = name

@@ -10,7 +10,7 @@ import (
 // startAgent runs the agent of a host as the README does, with the directories of this host's engine.
 func (h host) startAgent(flags ...string) {
 	h.t.Helper()
-	h.run("docker run -d --name agent --pid host --network host --cap-drop ALL --cap-add SYS_ADMIN --cap-add SYS_PTRACE" +
+	h.run("docker run -d --name agent --pid host --network host --cap-drop ALL --cap-add SYS_ADMIN --cap-add SYS_PTRACE --cap-add NET_BIND_SERVICE" +
 		" --security-opt apparmor=unconfined" + h.withSocket() + "-v " + h.Namespaces() + ":/var/run/docker/netns:ro,rslave legate agent " + strings.Join(flags, " "))
 	eventually(h.t, 20*time.Second, func() (bool, string) {
 		log, err := h.tryCombined("docker logs agent")
@@ -70,6 +70,92 @@ func TestAgent(t *testing.T) {
 		eventually(t, 20*time.Second, func() (bool, string) {
 			status := a.run("docker exec agent legate status")
 			return !strings.Contains(status, "web/") && !strings.Contains(status, "stranger/"), status
+		})
+	})
+}
+
+// What a container may ask for, and of whom: each rule by somebody who tries to get around it.
+func TestAgentRules(t *testing.T) {
+	eachEngine(t, func(t *testing.T, w *world) {
+		a := w.a
+		project := func(name, service string) []string {
+			return []string{"--label", "com.docker.compose.project=" + name, "--label", "com.docker.compose.service=" + service}
+		}
+		a.redisBorn("shop-redis-1", project("shop", "redis")...)
+		a.redisBorn("open-redis-1", append(project("open", "cache"), "--label", "legate.allow=shop")...)
+		a.run("docker network create lonely")
+		a.redisBorn("secret-redis-1", append(project("secret", "vault"), "--network", "lonely")...)
+		a.startAgent()
+
+		client := append([]string{"run", "-d", "--name", "web"}, project("shop", "web")...)
+		client = append(client,
+			"--label", "connect.1001=docker:redis:6379", // of its own project
+			"--label", "connect.1002=docker:open/cache:6379", // which allows it
+			"--label", "connect.1003=docker:secret/vault:6379", // which does not
+			"--label", "connect.1004=127.0.0.1:22", // of this host
+			"--label", "connect.1005=unix:/var/run/docker.sock",
+			"--label", "connect.1006=file:/etc/passwd",
+			"--label", "connect.1007=consul://10.0.0.1:8500/x",
+			"--label", "connect.1008=169.254.169.254:80",
+			"--label", "connect.1009=192.168.1.52:6379", // the host's own address
+			"--label", "connect.70000=redis",
+			"--label", "connect.53/udp=redis",
+			"legate-e2e/tools", "sleep", "600")
+		a.docker(client...)
+		says := func(port, want string) {
+			t.Helper()
+			eventually(t, 20*time.Second, func() (bool, string) {
+				out, err := a.try("docker exec web redis-cli -h localhost -p " + port + " get who")
+				return err == nil && out == want, out + errText(err)
+			})
+		}
+		says("1001", "shop-redis-1")
+		says("1002", "open-redis-1")
+		status := a.run("docker exec agent legate status")
+		for _, want := range []string{
+			"web/1003", "does not accept", "web/1004", "web/1005", "web/1006", "web/1007", "web/1008", "web/1009", "--allow-target=", "70000", "web/53/udp",
+		} {
+			if !strings.Contains(status, want) {
+				t.Errorf("status does not say %q:\n%s", want, status)
+			}
+		}
+		for _, port := range []string{"1003", "1004", "1005", "1006", "1007", "1008", "1009"} {
+			if out, err := a.try("docker exec web redis-cli -h localhost -p " + port + " ping"); err == nil && !strings.Contains(out, "Connection re") && !strings.Contains(out, "Could not connect") && !strings.Contains(out, "Server closed") {
+				t.Errorf("port %s was served: %s", port, out)
+			}
+		}
+
+		// Labels of an image decide nothing, and what the application serves itself is left alone.
+		a.docker("commit", "--change", "LABEL connect.2001=redis", "web", "legate-e2e/sly")
+		a.docker(append(append([]string{"run", "-d", "--name", "sly", "--expose", "6379"}, project("shop", "sly")...),
+			"--label", "connect.6379=redis", "--label", "connect.6380=redis", "--label", "connect.6379.force=false", "legate-e2e/sly", "sleep", "600")...)
+		eventually(t, 20*time.Second, func() (bool, string) {
+			status := a.run("docker exec agent legate status")
+			return strings.Contains(status, "sly/6380") && strings.Contains(status, "exposes port 6379") && !strings.Contains(status, "sly/2001"), status
+		})
+
+		// Who lives in the network of another shares its localhost; who lives in the host's has none of its own.
+		a.docker(append(append([]string{"run", "-d", "--name", "lodger", "--network", "container:web"}, project("shop", "lodger")...),
+			"--label", "connect.1010=docker:redis:6379", "legate-e2e/tools", "sleep", "600")...)
+		says("1010", "shop-redis-1")
+		a.docker(append(append([]string{"run", "-d", "--name", "hosted", "--network", "host"}, project("shop", "hosted")...),
+			"--label", "connect.1011=redis", "legate-e2e/tools", "sleep", "600")...)
+		eventually(t, 20*time.Second, func() (bool, string) {
+			status := a.run("docker exec agent legate status")
+			return strings.Contains(status, "in the host's network"), status
+		})
+
+		// Its name may change, and it may be away from every network.
+		a.run("docker rename web shopfront")
+		eventually(t, 20*time.Second, func() (bool, string) {
+			status := a.run("docker exec agent legate status")
+			return strings.Contains(status, "shopfront/1001") && !strings.Contains(status, "web/1001"), status
+		})
+		a.docker(append(append([]string{"run", "-d", "--name", "hermit", "--network", "none"}, project("shop", "hermit")...),
+			"--label", "connect.6379=redis", "legate-e2e/tools", "sleep", "600")...)
+		eventually(t, 20*time.Second, func() (bool, string) {
+			out, err := a.try("docker exec hermit redis-cli -h 127.0.0.1 get who")
+			return err == nil && out == "shop-redis-1", out + errText(err)
 		})
 	})
 }

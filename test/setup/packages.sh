@@ -22,7 +22,6 @@ needs() {
 		dnsmasq|dnsmasq-base|a DNS server behind a UDP link
 		etcd|etcd-server|an etcd of the old kind (3.4) to discover endpoints in
 		etcdctl|etcd-client|what is registered in etcd, as a user types it
-		etcdctl|etcd-client|the command that README.md puts keys into etcd with
 		curl|curl|the examples of docs/api.md, typed as they stand
 		busybox|busybox-static|a shell in the test images
 		haproxy|haproxy|a proxy that the benchmarks compare with
