@@ -35,7 +35,8 @@ type Config struct {
 // Agent follows the containers of one engine. Watch runs it; the other methods
 // may be called at the same time.
 type Agent struct {
-	cfg Config
+	cfg      Config
+	starting chan *starting // to the one who decides
 
 	mu      sync.Mutex // guards the following
 	spaces  map[string]*space
@@ -59,7 +60,7 @@ func New(cfg Config) *Agent {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Agent{cfg: cfg, spaces: map[string]*space{}, images: map[string]docker.Image{}}
+	return &Agent{cfg: cfg, starting: make(chan *starting), spaces: map[string]*space{}, images: map[string]docker.Image{}}
 }
 
 // Watch sets the links that the containers ask for, soon and after every
@@ -101,9 +102,10 @@ type watch struct {
 	told   chan error // of the table: nil is news, an error the loss of the engine
 	states chan error // of the directory of namespaces
 
-	asked map[string]bool // containers whose process is being asked for
-	lost  error           // the engine
-	late  error           // why links are open only after a container has started
+	asked   map[string]bool // containers whose process is being asked for
+	waiting []*starting     // containers that start when they have their links
+	lost    error           // the engine
+	late    error           // why links are open only after a container has started
 }
 
 // regret is how long the engine is left alone after it was lost.
@@ -162,11 +164,14 @@ func (w *watch) run() {
 			w.enter(f)
 		case s := <-w.ended:
 			w.leave(s)
+		case s := <-w.starting:
+			w.waiting = append(w.waiting, s)
 		case err := <-w.states:
 			w.note(err)
 		case err := <-w.told:
 			w.hear(err)
 		}
+		w.admit()
 		// What came together is decided together: a hundred containers that
 		// start are not a hundred times all links.
 		if len(w.found)+len(w.ended)+len(w.states)+len(w.told) == 0 && w.lost == nil {
@@ -242,6 +247,9 @@ func (w *watch) releaseAll() {
 		_ = s.ns.Close()
 	}
 	w.spaces = map[string]*space{}
+	for _, s := range w.waiting {
+		s.release()
+	}
 	for {
 		select {
 		case f := <-w.found:

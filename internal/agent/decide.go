@@ -15,23 +15,12 @@ import (
 	"legate/internal/spec"
 )
 
-// wantsLinks tells whether a container has labels that ask for links, so that
-// nothing is done for all others.
-func wantsLinks(c *docker.Container) bool {
-	for label := range c.Labels {
-		label = strings.ToLower(label) // a misspelt one is to be told of
-		if strings.HasPrefix(label, "connect.") || label == "legate.connect" || strings.HasPrefix(label, "legate.connect.") {
-			return true
-		}
-	}
-	return false
-}
-
 // decide sets the links of all containers that have a namespace now.
 func (w *watch) decide() {
 	wish := spec.Wish{}
 	servers, at := map[string]spec.Container{}, map[netip.Addr]string{}
-	for _, c := range w.cfg.Table.All() {
+	all := w.cfg.Table.All()
+	for _, c := range all {
 		image, err := w.image(c)
 		if err != nil {
 			wish.Warnings = append(wish.Warnings, fmt.Sprintf("container %s has no links and serves none: its labels cannot be told from those of its image: %v", c.Name, err))
@@ -45,7 +34,7 @@ func (w *watch) decide() {
 		if err := spec.CheckAllow(servers[c.ID]); err != nil {
 			wish.Warnings = append(wish.Warnings, err.Error())
 		}
-		if wantsLinks(c) {
+		if spec.AsksForLinks(c.Labels) {
 			w.decideFor(c, who, image, &wish)
 		}
 	}
@@ -56,6 +45,7 @@ func (w *watch) decide() {
 	w.servers, w.at = servers, at
 	w.mu.Unlock()
 	w.set(wish)
+	w.answer(all)
 }
 
 // decideFor adds the links of one container.

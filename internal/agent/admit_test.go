@@ -1,0 +1,54 @@
+package agent
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+
+	"legate/internal/spec"
+)
+
+// However an endpoint was found, what the container behind it allows decides,
+// and nothing of this host is reached through it.
+func TestAdmit(t *testing.T) {
+	a := New(Config{Labels: spec.LabelConfig{
+		Sources: []string{spec.SourceDocker, spec.SourceConsul},
+		Policy:  spec.Policy{Host: []netip.Prefix{netip.MustParsePrefix("192.168.1.52/32")}},
+	}})
+	a.servers = map[string]spec.Container{
+		"shop":   {ID: "shop", Name: "shop-redis-1", Project: "shop"},
+		"secret": {ID: "secret", Name: "vault", Project: "secret"},
+		"open":   {ID: "open", Name: "open", Project: "open", Labels: map[string]string{"legate.allow": "shop"}},
+	}
+	a.at = map[netip.Addr]string{netip.MustParseAddr("172.18.0.2"): "shop", netip.MustParseAddr("172.18.0.3"): "secret", netip.MustParseAddr("172.18.0.4"): "open"}
+	web := spec.Container{ID: "web", Name: "web", Project: "shop"}
+	link := func(source string) spec.Link {
+		return spec.Link{For: &web, Targets: []spec.Target{{Source: source, Host: "x"}}}
+	}
+	for name, c := range map[string]struct {
+		link      spec.Link
+		address   string
+		container string
+		want      string // part of why not; "": it may
+	}{
+		"of its own project":             {link(spec.SourceDocker), "172.18.0.2:6379", "shop", ""},
+		"of another":                     {link(spec.SourceDocker), "172.18.0.3:6379", "secret", "does not accept"},
+		"of another that allows it":      {link(spec.SourceDocker), "172.18.0.4:6379", "open", ""},
+		"the same by its address":        {link(spec.SourceFixed), "172.18.0.3:6379", "", "does not accept"},
+		"the same by a name":             {link(spec.SourceDNS), "[::ffff:172.18.0.3]:6379", "", "does not accept"},
+		"one that nobody knows any more": {link(spec.SourceDocker), "172.18.0.9:6379", "gone", "is not known"},
+		"in the host's network":          {link(spec.SourceDocker), "127.0.0.1:22", "shop", "loopback"},
+		"somewhere else":                 {link(spec.SourceDNS), "10.0.0.1:6379", "", ""},
+		"this host, by a name":           {link(spec.SourceDNS), "192.168.1.52:6379", "", "address of this host"},
+		"this host, by the operator's":   {link(spec.SourceConsul), "192.168.1.52:6379", "", ""},
+		"loopback, by the operator's":    {link(spec.SourceConsul), "127.0.0.1:6379", "", "loopback"},
+		"a link that is for everybody":   {spec.Link{}, "127.0.0.1:6379", "", ""},
+		"metadata of the cloud, by name": {link(spec.SourceDNS), "169.254.169.254:80", "", "link-local"},
+	} {
+		m := spec.Endpoint{Protocol: spec.TCP, Addr: netip.MustParseAddrPort(c.address), Container: c.container}.Plain()
+		err := a.Admit(c.link, &m)
+		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want %q", name, err, c.want)
+		}
+	}
+}
