@@ -53,3 +53,9 @@ func (*Life) Watch(int, *Namespace, func()) (func(), error) { return nil, errors
 
 // Close does nothing.
 func (*Life) Close() error { return nil }
+
+// Set fails with errors.ErrUnsupported.
+func (Redirect) Set() error { return errors.ErrUnsupported }
+
+// Remove fails with errors.ErrUnsupported.
+func (Redirect) Remove() error { return errors.ErrUnsupported }

@@ -272,6 +272,8 @@ type flowEngine interface {
 	freeze() (State, error)
 	counters() Counters
 	local() netip.AddrPort
+	original() netip.AddrPort
+	hand(h Handler)
 }
 
 // State is an established flow written down, to be taken up by another engine,
@@ -309,3 +311,13 @@ func (f *Flow) Counters() Counters { return f.engine.counters() }
 // for UDP. It asks the kernel, and only Next may call it: later the socket may
 // be gone.
 func (f *Flow) Local() netip.AddrPort { return f.engine.local() }
+
+// Original is the address that the client wanted, where a redirect in our own
+// network namespace led it to the listener; the same as Local otherwise. Only
+// Next may call it.
+func (f *Flow) Original() netip.AddrPort { return f.engine.original() }
+
+// Hand gives a stream flow to another handler, which is the one that is asked
+// and told from then on. Only Next may call it, and returns what the other one's
+// Next says.
+func (f *Flow) Hand(h Handler) { f.engine.hand(h) }
