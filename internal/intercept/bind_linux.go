@@ -20,9 +20,12 @@ func Bind(ns *Namespace, l spec.Link, bind func(spec.Link) ([]pump.Listener, err
 		ls, err = bind(l)
 		return err
 	})
-	if errors.Is(err, syscall.EADDRINUSE) {
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
 		return nil, spec.Errorf("write another port in the label, or take the label away and use what the container serves itself",
 			"something in the container already listens on %s", l.Listen)
+	case errors.Is(err, syscall.EACCES):
+		return nil, spec.Errorf("run Legate with the capability NET_BIND_SERVICE, or write a port above 1023 in the label", "%v", err)
 	}
 	return ls, err
 }
