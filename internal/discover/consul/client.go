@@ -19,7 +19,7 @@ import (
 
 // answerLimit is how much of an answer is read: tens of thousands of instances
 // with all their checks.
-const answerLimit = 64 << 20
+const answerLimit = 16 << 20
 
 // query is one request, without the server and how long to wait.
 type query struct {

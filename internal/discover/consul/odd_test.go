@@ -182,7 +182,7 @@ func TestNotConsul(t *testing.T) {
 		{"cut off", turn{index: "1", body: `[{"Node":{}`}, foreign + ": unexpected end of JSON input", addrHint},
 		{"two lists", turn{index: "1", body: `[][]`}, foreign + ": invalid character '[' after top-level value", addrHint},
 		{"a text for a port", turn{index: "1", body: `[{"Node":{},"Service":{"Port":"x"}}]`}, foreign + ": json: cannot unmarshal string into Go struct field .Service.Port of type int", addrHint},
-		{"too long", turn{index: "1", body: "[" + strings.Repeat(" ", answerLimit)}, "the answer is longer than 64 MiB", ""},
+		{"too long", turn{index: "1", body: "[" + strings.Repeat(" ", answerLimit)}, "the answer is longer than 16 MiB", ""},
 		{"a redirect", turn{status: 302, headers: []string{"Location: http://other/"}}, foreign + `: it redirects to "http://other/"`, addrHint},
 		{"not found", turn{status: 404, body: "404 page not found"}, foreign + ": it answers 404", addrHint},
 		{"not authorised", turn{status: 401}, "permission denied", tokenHint},
