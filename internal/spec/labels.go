@@ -104,6 +104,7 @@ func compareListens(a, b Listen) int {
 type label struct {
 	key, value string
 	list       bool // it stands in the list of legate.connect, as the key's LISTEN
+	variable   bool // it is one, and no label
 }
 
 // written is the label as it was written, without passwords.
@@ -131,7 +132,11 @@ func hidesValue(key string) bool {
 
 // in says which label an error is about, and keeps its hint.
 func (l label) in(err error) error {
-	return about("label "+strconv.Quote(cutShort(l.written())), err)
+	kind := "label "
+	if l.variable {
+		kind = "variable "
+	}
+	return about(kind+strconv.Quote(cutShort(l.written())), err)
 }
 
 func (l label) tooLong() error {

@@ -135,6 +135,7 @@ const (
 	OriginDocker      Origin = "docker links"
 	OriginHosts       Origin = "/etc/hosts"
 	OriginLabels      Origin = "labels"
+	OriginBackends    Origin = "variables"
 )
 
 // Link is one listening address and the targets its connections go to.
