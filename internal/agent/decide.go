@@ -7,7 +7,6 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"legate/internal/docker"
 	"legate/internal/intercept"

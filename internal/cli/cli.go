@@ -19,6 +19,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"legate/internal/control"
+	"legate/internal/runc"
 	"legate/internal/spec"
 )
 
@@ -41,6 +42,9 @@ type Process struct {
 func Main(p Process) int {
 	if filepath.Base(p.Args[0]) == "env" {
 		return printEnv(p)
+	}
+	if args, is := runtimeArgs(p.Args); is {
+		return runc.Main(runc.Process{Args: args, Environ: p.Environ, Stderr: p.Stderr})
 	}
 	root := Root(p)
 	root.SetArgs(p.Args[1:])
@@ -126,7 +130,7 @@ link is. The other commands talk to a running legate.`,
 	root.SetVersionTemplate("{{.Version}}\n")
 	root.RunE = func(_ *cobra.Command, args []string) error { return run.start(root, args) }
 	root.Flags().AddFlagSet(run.command.Flags())
-	root.AddCommand(run.command, newAgent(p), newStatus(p), newWhy(p), newSwap(p), newPause(p), newDrain(p), newResume(p), newValidate(p), newDoctor(p), newDemo(p), newVersion(p))
+	root.AddCommand(run.command, newAgent(p), newStatus(p), newWhy(p), newSwap(p), newPause(p), newDrain(p), newResume(p), newValidate(p), newDoctor(p), newDemo(p), newRunc(), newVersion(p))
 	root.SetHelpCommand(newHelp())
 	root.SetOut(p.Stdout)
 	root.SetErr(p.Stderr)

@@ -73,6 +73,13 @@ func (c *Client) Resume(ctx context.Context, r ResumeRequest) (OverrideReply, er
 	return c.override(ctx, pathResume, r)
 }
 
+// Ready waits until the links of a container that is about to start are open,
+// as far as they can be.
+func (c *Client) Ready(ctx context.Context, r ReadyRequest) (ReadyReply, error) {
+	var done ReadyReply
+	return done, c.do(ctx, request{http.MethodPost, pathReady, r}, &done)
+}
+
 func (c *Client) override(ctx context.Context, path string, ask any) (OverrideReply, error) {
 	var done OverrideReply
 	return done, c.do(ctx, request{http.MethodPost, path, ask}, &done)

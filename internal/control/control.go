@@ -8,6 +8,7 @@
 //	POST /v1/pause      let new connections of a link wait
 //	POST /v1/drain      let a link or an endpoint have no new connections
 //	POST /v1/resume     end a pause or a drain
+//	POST /v1/ready      wait until the links of a container are open
 //
 // docs/api.md describes them.
 //
@@ -32,6 +33,7 @@ const (
 	pathPause    = "/v1/pause"
 	pathDrain    = "/v1/drain"
 	pathResume   = "/v1/resume"
+	pathReady    = "/v1/ready"
 )
 
 // Instance is what a socket gives access to. Its errors reach the client as
@@ -46,6 +48,9 @@ type Instance interface {
 	// holds in any case.
 	Drain(ctx context.Context, r DrainRequest) (OverrideReply, error)
 	Resume(ctx context.Context, r ResumeRequest) (OverrideReply, error)
+	// Ready returns when the links of a container that is about to start are
+	// open, as far as they can be, or when ctx ends.
+	Ready(ctx context.Context, r ReadyRequest) (ReadyReply, error)
 }
 
 // Live says what becomes of the connections that a swap finds.

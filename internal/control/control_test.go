@@ -64,6 +64,11 @@ func (i *instance) Resume(_ context.Context, r control.ResumeRequest) (control.O
 	return i.override(r)
 }
 
+func (i *instance) Ready(_ context.Context, r control.ReadyRequest) (control.ReadyReply, error) {
+	i.verbs = append(i.verbs, r)
+	return control.ReadyReply{Links: true}, i.err
+}
+
 func (i *instance) override(r any) (control.OverrideReply, error) {
 	i.verbs = append(i.verbs, r)
 	return i.done, i.err

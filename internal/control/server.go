@@ -76,6 +76,7 @@ func Handler(i Instance) http.Handler {
 	mux.Handle("POST "+pathPause, serves("pause", i.Pause))
 	mux.Handle("POST "+pathDrain, serves("drain", i.Drain))
 	mux.Handle("POST "+pathResume, serves("resume", i.Resume))
+	mux.Handle("POST "+pathReady, serves("ready", i.Ready))
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusNotFound, fmt.Errorf("this legate does not know %s %s", r.Method, r.URL.Path))
 	})
