@@ -47,6 +47,9 @@ func introduce(s spec.Link, c spec.Caller) spec.Explanation {
 
 // ruleOf says whom the link has, and by whose wish.
 func ruleOf(s *spec.Link) string {
+	if s.For != nil && s.Listen.Switched() {
+		return fmt.Sprintf("container %s, by its address, when it connects to port %d of this ambassador (from its %s: %s)", s.For, s.Listen.Port, s.Origin, s.Text)
+	}
 	if s.For != nil {
 		return fmt.Sprintf("whoever in container %s connects to its %s (from its %s: %s)", s.For, s.Listen, s.Origin, s.Text)
 	}

@@ -50,6 +50,8 @@ type Forwarder struct {
 	applied []applied               // all, in the same order
 	retired map[*link]struct{}      // no longer named, with flows that go on
 	users   map[spec.Target][]*link // of links, by where they lead
+
+	switches []*switchboard
 }
 
 // applied is what became of one link of the last Apply.
@@ -77,8 +79,10 @@ func New(cfg Config) *Forwarder {
 func (fw *Forwarder) Apply(links []spec.Link) []error {
 	fw.apply.Lock()
 	defer fw.apply.Unlock()
+	fw.interrupt()
+	defer fw.resume()
 	serving := fw.closeUnnamed(links)
-	fw.loops.set(listens(links)) // also of those that are about to open
+	fw.loops.set(fw.listens(links)) // also of those that are about to open
 	errs := make([]error, len(links))
 	next := make([]*link, 0, len(links))
 	all := make([]applied, len(links))
@@ -96,7 +100,7 @@ func (fw *Forwarder) Apply(links []spec.Link) []error {
 	fw.mu.Lock()
 	fw.links, fw.applied, fw.users = next, all, usersOf(all)
 	fw.mu.Unlock()
-	fw.loops.set(listens(served(all)))
+	fw.loops.set(fw.listens(served(all)))
 	for _, a := range all {
 		if a.link != nil {
 			a.link.set(a.spec)
@@ -133,8 +137,11 @@ func served(all []applied) (links []spec.Link) {
 
 // listens are the addresses of ours that connections to endpoints could come
 // back to: those in other namespaces are reached from there alone.
-func listens(links []spec.Link) []spec.Listen {
+func (fw *Forwarder) listens(links []spec.Link) []spec.Listen {
 	out := make([]spec.Listen, 0, len(links))
+	for _, b := range fw.boards() {
+		out = append(out, b.listen)
+	}
 	for _, s := range links {
 		if s.Listen.Namespace == "" {
 			out = append(out, s.Listen)
@@ -143,8 +150,9 @@ func listens(links []spec.Link) []spec.Listen {
 	return out
 }
 
-// sameSocket tells whether a link can keep its listening socket.
-func sameSocket(a, b spec.Link) bool {
+// SameSocket tells whether a link, which listens where it did, can keep its
+// listening socket.
+func SameSocket(a, b spec.Link) bool {
 	x, y := a.Options, b.Options
 	return x.MaxConnections == y.MaxConnections && x.SocketMode == y.SocketMode && x.SocketGroup == y.SocketGroup
 }
@@ -159,11 +167,14 @@ func (fw *Forwarder) closeUnnamed(links []spec.Link) map[spec.Listen]*link {
 	keep := map[spec.Listen]*link{}
 	for _, l := range old {
 		i := slices.IndexFunc(links, func(s spec.Link) bool { return s.Listen == l.listen })
-		if i >= 0 && sameSocket(l.linkSpec(), links[i]) {
+		if i >= 0 && SameSocket(l.linkSpec(), links[i]) {
 			keep[l.listen] = l
 			continue
 		}
 		fw.retire(l)
+		if i < 0 && l.listen.Switched() {
+			l.cutAll() // its container has ended, whose address may be another's now
+		}
 	}
 	return keep
 }
@@ -317,6 +328,7 @@ func (fw *Forwarder) EndFormer(ctx context.Context, name string, within time.Dur
 func (fw *Forwarder) Close(ctx context.Context) error {
 	fw.apply.Lock()
 	defer fw.apply.Unlock()
+	fw.closeSwitches()
 	var closing sync.WaitGroup
 	for _, l := range fw.serving() {
 		closing.Go(func() { fw.retire(l) })

@@ -82,6 +82,9 @@ func (fw *Forwarder) viewOf(s spec.Link) endpoints.View {
 
 // listenAndServe makes the listening sockets and serves them.
 func (l *link) listenAndServe() error {
+	if l.listen.Switched() {
+		return nil // a switch hands it its clients
+	}
 	// Flows of the first socket may find the link down before the second is
 	// served, which then has to follow, too.
 	l.listening.Lock()
