@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"log/slog"
+	"os"
 	"runtime"
 	"time"
 
@@ -11,6 +12,7 @@ import (
 
 	"legate/internal/control"
 	"legate/internal/daemon"
+	"legate/internal/systemd"
 )
 
 // servingFlags are those of every command that serves until it is told to stop.
@@ -60,8 +62,23 @@ func (s *servingFlags) serve(first, second context.Context, what serve) error {
 	cfg.Control, cfg.Places = s.control, control.DefaultPlaces(what.process.getenv)
 	cfg.StateDir, cfg.Drain, cfg.LogConnections = s.stateDir, s.drain, s.logConnections
 	cfg.Engine, cfg.Loops, cfg.Version, cfg.Log = daemon.EngineName(s.engine), loops, versionText(), log
-	cfg.Ready = func(address string) { log.Info("ready", "version", versionText(), "control", address) }
-	d := daemon.New(cfg)
+	m, err := systemd.New(systemd.Config{Environ: what.process.Environ, Log: log})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = m.Close() }()
+	for _, name := range systemd.Variables() {
+		_ = os.Unsetenv(name) // they are not for what we start
+	}
+	cfg.Manager = m
+	var d *daemon.Daemon
+	telling := tell{manager: m, stop: first, drain: s.drain, alive: func() { d.Snapshot() }}
+	cfg.Ready = func(address string) {
+		log.Info("ready", "version", versionText(), "control", address)
+		telling.ready()
+	}
+	d = daemon.New(cfg)
+	defer telling.end()
 	defer context.AfterFunc(second, d.Cut)()
 	return d.Run(first)
 }

@@ -3,7 +3,6 @@ package daemon
 import (
 	"legate/internal/agent"
 	"legate/internal/docker"
-	"legate/internal/forward"
 	"legate/internal/spec"
 )
 
@@ -17,7 +16,7 @@ type AgentConfig struct {
 
 // newAgent returns the agent that the configuration asks for; nil: none. It
 // shares the table of containers with the source docker:NAME.
-func newAgent(cfg Config, containers *docker.Table) *agent.Agent {
+func newAgent(cfg Config, containers *docker.Table, sockets *sockets) *agent.Agent {
 	if cfg.Agent == nil {
 		return nil
 	}
@@ -26,7 +25,7 @@ func newAgent(cfg Config, containers *docker.Table) *agent.Agent {
 		Table:      containers,
 		Labels:     cfg.Agent.Labels,
 		Namespaces: cfg.Agent.Namespaces,
-		Bind:       forward.Bind,
+		Bind:       sockets.bind,
 		Log:        cfg.Log,
 	})
 }

@@ -26,6 +26,7 @@ import (
 	"legate/internal/forward"
 	"legate/internal/pump"
 	"legate/internal/spec"
+	"legate/internal/systemd"
 )
 
 // Config of a Daemon.
@@ -47,6 +48,9 @@ type Config struct {
 	Sources SourceConfig
 	// StateDir keeps overrides over restarts; "": they end with the process.
 	StateDir string
+	// Manager keeps listening sockets over restarts; nil: they end with the
+	// process.
+	Manager *systemd.Manager
 	// Drain is how long live connections may take to end when ctx ends; 0:
 	// they are cut at once.
 	Drain          time.Duration
@@ -78,6 +82,7 @@ type Daemon struct {
 	cut     context.CancelFunc
 	cutting context.Context // ends when draining shall end
 
+	sockets    *sockets
 	containers *docker.Table // of this host's engine
 	agent      *agent.Agent  // nil: none
 	engine     pump.Engine
@@ -107,12 +112,14 @@ func New(cfg Config) *Daemon {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	containers := docker.NewTable(cfg.Sources.engine())
-	links := newAgent(cfg, containers)
+	sockets := newSockets(cfg.Manager)
+	links := newAgent(cfg, containers, sockets)
 	if links != nil {
 		cfg.Origins = append(slices.Clip(cfg.Origins), links)
 	}
 	d := &Daemon{
 		cfg:        cfg,
+		sockets:    sockets,
 		containers: containers,
 		agent:      links,
 		answers:    newAnswers(),
@@ -196,9 +203,11 @@ func (d *Daemon) build() (err error) {
 		Log:            d.cfg.Log,
 		LogConnections: d.cfg.LogConnections,
 	}
+	open := d.sockets.bind
 	if d.agent != nil {
-		forwarding.Open, forwarding.Admit = d.agent.Open, d.agent.Admit
+		open, forwarding.Admit = d.agent.Open, d.agent.Admit
 	}
+	forwarding.Open = func(l spec.Link) ([]pump.Listener, error) { return d.sockets.open(l, open) }
 	d.forwarder = forward.New(forwarding)
 	d.discovery = discover.New(discover.Config{Set: d.learn, Sources: d.cfg.Sources.open(d.containers), Log: d.cfg.Log})
 	return nil
@@ -264,6 +273,7 @@ func (d *Daemon) serve(ctx context.Context, socket *control.Socket) error {
 	for i, o := range d.cfg.Origins {
 		watching.Go(func() { d.watch(ctx, i+1, o) })
 	}
+	watching.Go(func() { d.sockets.settle(ctx, len(d.cfg.Origins) > 0) })
 	<-ctx.Done()
 	watching.Wait()
 	d.finish()
@@ -315,6 +325,7 @@ func (d *Daemon) apply() {
 	d.mu.Unlock()
 	d.pool.Drain(next.drained())
 	d.failed = map[string]error{}
+	d.sockets.keep(next.links)
 	for i, err := range d.forwarder.Apply(next.links) {
 		d.failed[next.links[i].Name] = err
 	}

@@ -16,7 +16,12 @@ import (
 
 // Bind makes the listening sockets of a link in this process's own network
 // namespace: two for localhost where there is IPv6, one otherwise.
-func Bind(s spec.Link) ([]pump.Listener, error) {
+func Bind(s spec.Link) ([]pump.Listener, error) { return BindOr(s, nil) }
+
+// BindOr is Bind for where some of the sockets may be there already. take gives
+// the one of an address, which is the caller's from then on; nil: there are
+// none. It is not asked for unix sockets.
+func BindOr(s spec.Link, take func(spec.Protocol, netip.AddrPort) (fd int, ok bool)) ([]pump.Listener, error) {
 	if s.Listen.Protocol == spec.Unix {
 		return bindUnix(s)
 	}
@@ -27,7 +32,7 @@ func Bind(s spec.Link) ([]pump.Listener, error) {
 	var ls []pump.Listener
 	together := pump.NewLimit(limit(s)) // the link's two sockets share it
 	for i, a := range addrs {
-		fd, err := bindAddr(s.Listen.Protocol, a)
+		fd, err := takeOrBind(take, s.Listen.Protocol, a)
 		if i > 0 && noIPv6(err) {
 			break // localhost without ::1
 		}
@@ -48,6 +53,15 @@ func limit(s spec.Link) int {
 		return maxSessions
 	}
 	return s.Options.MaxConnections
+}
+
+func takeOrBind(take func(spec.Protocol, netip.AddrPort) (int, bool), p spec.Protocol, a netip.AddrPort) (int, error) {
+	if take != nil {
+		if fd, ok := take(p, a); ok {
+			return fd, nil
+		}
+	}
+	return bindAddr(p, a)
 }
 
 func bindAddr(p spec.Protocol, a netip.AddrPort) (int, error) {
