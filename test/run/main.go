@@ -53,7 +53,7 @@ func testAll() error {
 	r := newReport(os.Stdout)
 	return errors.Join(
 		r.test(s.rest, 8*time.Minute),
-		r.test(s.strain, 5*time.Minute),
+		r.test(s.strain, 8*time.Minute),
 		r.test(s.hosts, 10*time.Minute),
 		r.close(os.Getenv("CI") == "true"))
 }

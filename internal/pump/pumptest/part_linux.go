@@ -85,7 +85,9 @@ func partDelivers(t *testing.T, newEngine New) {
 // More than the client's socket takes has reached us, and is read there within
 // the second.
 func partDeliversMuch(t *testing.T, newEngine New) {
-	const size = 260 << 10
+	// Some 260 KiB fit between the two on an idle machine, and less where the
+	// kernel merges segments worse.
+	const size = 224 << 10
 	r, client, endpoint := talking(t, newEngine, "tcp4")
 	run(t, client, Shrink())
 	run(t, endpoint, SendStream(1, size), AwaitSent())
