@@ -43,13 +43,16 @@ type Agent struct {
 	images  map[string]docker.Image // by id, of containers that ask for links
 	servers map[string]spec.Container
 	at      map[netip.Addr]string // whose address it is, by container id
+	late    error                 // why links are open only after a container has started
+	held    int64                 // starts that waited for their links
 }
 
 // space is the network namespace of a container that lives.
 type space struct {
 	container string
 	ns        *intercept.Namespace
-	forget    func() // ends the watch over its first process
+	forget    func()               // ends the watch over its first process
+	opened    map[string]time.Time // by link, when its sockets were made; guarded by the agent's mu
 }
 
 // New returns an agent that follows nothing yet.
@@ -191,7 +194,9 @@ func (w *watch) hear(err error) {
 
 // note says how soon links will be open, once for each change of that.
 func (w *watch) note(err error) {
+	w.mu.Lock()
 	w.late = err
+	w.mu.Unlock()
 	if err == nil {
 		w.cfg.Log.Info("links are open before a container's first instruction", "by", "the namespaces in "+w.cfg.Namespaces)
 		return
@@ -213,7 +218,7 @@ func (w *watch) enter(f intercept.Found) {
 		_ = f.Namespace.Close()
 		return
 	}
-	s := &space{container: f.Container, ns: f.Namespace}
+	s := &space{container: f.Container, ns: f.Namespace, opened: map[string]time.Time{}}
 	forget, err := w.life.Watch(f.PID, f.Namespace, func() { hand(w.ctx, w.ended, s) })
 	if err != nil { // it has ended already
 		_ = f.Namespace.Close()

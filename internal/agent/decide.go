@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"time"
 
 	"legate/internal/docker"
 	"legate/internal/intercept"
@@ -173,7 +174,11 @@ func (a *Agent) Open(l spec.Link) ([]pump.Listener, error) {
 	defer a.mu.Unlock() // or it could be closed meanwhile
 	for s := range maps.Values(a.spaces) {
 		if s.ns.ID() == l.Listen.Namespace {
-			return intercept.Bind(s.ns, l, a.cfg.Bind)
+			ls, err := intercept.Bind(s.ns, l, a.cfg.Bind)
+			if err == nil {
+				s.opened[l.Name] = time.Now()
+			}
+			return ls, err
 		}
 	}
 	return nil, errors.New("the container has ended")

@@ -40,6 +40,9 @@ func (a *Agent) Ready(ctx context.Context, id string, pid int) (bool, error) {
 		s.release()
 		return false, ctx.Err()
 	}
+	a.mu.Lock()
+	a.held++
+	a.mu.Unlock()
 	select {
 	case asks := <-s.ready:
 		return asks, nil

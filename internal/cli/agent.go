@@ -23,6 +23,8 @@ type agentCommand struct {
 	allow      []string
 	trust      bool
 	namespaces string
+	audit      bool
+	json       bool
 }
 
 func newAgent(p Process) *cobra.Command {
@@ -52,6 +54,7 @@ its label legate.allow names others. Labels that a container has from its image 
 ignored unless --trust-image-labels.`,
 		Example: `  legate agent
   legate agent --source docker,consul --allow-target 192.168.1.52:6379
+  docker exec agent legate agent --audit
   docker run -d --name agent --pid host --network host \
     --cap-drop ALL --cap-add SYS_ADMIN --cap-add SYS_PTRACE --cap-add NET_BIND_SERVICE \
     --security-opt apparmor=unconfined \
@@ -68,6 +71,8 @@ ignored unless --trust-image-labels.`,
 	f.Var(listFlag{"TARGET", &a.allow, checkAllowed}, "allow-target", "targets that containers may name though they are reserved to this host, with commas between them")
 	addToggle(f, toggle{"trust-image-labels", &a.trust}, "also follow labels that a container has from its image")
 	f.StringVar(&a.namespaces, "netns", "", "`DIRECTORY` in which the engine keeps network namespaces (default /var/run/docker/netns)")
+	addToggle(f, toggle{"audit", &a.audit}, "start nothing: print what the running agent has opened in which container")
+	addToggle(f, toggle{"json", &a.json}, "with --audit: print JSON")
 	a.serving.add(f)
 	return c
 }
@@ -108,6 +113,12 @@ func (l listFlag) Set(s string) error {
 }
 
 func (a *agentCommand) run(c *cobra.Command, _ []string) error {
+	if a.audit {
+		return a.tellOpened(c)
+	}
+	if a.json {
+		return usagef("legate agent --audit --json", "--json belongs to --audit")
+	}
 	if err := applyEnv(c, a.process, flagNames(c.Flags())); err != nil {
 		return err
 	}

@@ -47,6 +47,7 @@ type doctorCommand struct {
 	links    linkFlags
 	control  string
 	stateDir string
+	agent    bool
 	all      bool
 	json     bool
 }
@@ -59,14 +60,17 @@ func newDoctor(p Process) *cobra.Command {
 		Long: `Looks at this host or container with the eyes of legate run, given the same
 links, flags and variables: limits, listening addresses, directories, Docker,
 names and servers. With no LINK it takes those of the environment. It also asks
-the running legate, if there is one, what is wrong with its links.
+the running legate, if there is one, what is wrong with its links. With --agent, or
+in the container of an agent, it looks for what legate agent needs, and how soon the
+links of a container will be open.
 
 It changes nothing. What it finds is missing (what was asked will not work), or
 weak (it works, but), each with what mends it; --all also shows what is ok. The
 exit code is 1 when something is missing.`,
 		Example: `  legate doctor 6379=192.168.1.52:6379
   legate doctor --max-connections 20000 5432=db.example.org:5432
-  docker exec redis_ambassador legate doctor`,
+  docker exec redis_ambassador legate doctor
+  docker exec agent legate doctor --all`,
 		Args:              cobra.ArbitraryArgs,
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE:              d.run,
@@ -75,6 +79,7 @@ exit code is 1 when something is missing.`,
 	f := c.Flags()
 	f.Var(place{&d.control}, "control", "control socket: of the running legate, or as run would get it")
 	f.StringVar(&d.stateDir, "state-dir", "", "`DIRECTORY` that run would keep swaps, pauses and drains in")
+	addToggle(f, toggle{"agent", &d.agent}, "look with the eyes of legate agent: what it needs to open links in containers")
 	addToggle(f, toggle{"all", &d.all}, "also show what is ok")
 	addToggle(f, toggle{"json", &d.json}, "print everything as JSON")
 	return c
@@ -115,7 +120,10 @@ func (d *doctorCommand) examine(ctx context.Context, a asked) []finding {
 	if d.stateDir != "" {
 		found = append(found, judgeStateDir(h, lookDirectory(d.stateDir)))
 	}
-	found = append(found, lookDocker(ctx, d.process, h, a)...)
+	if d.asAgent(h, a) {
+		found = append(found, judgeRights(h, lookRights(h))...)
+	}
+	found = append(found, lookDocker(ctx, d.process, h, a, d.agent)...)
 	order := []verdict{verdictMissing, verdictWeak, verdictOK}
 	slices.SortStableFunc(found, func(x, y finding) int {
 		return slices.Index(order, x.Verdict) - slices.Index(order, y.Verdict)

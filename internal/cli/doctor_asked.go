@@ -29,6 +29,9 @@ const originPatience = 7 * time.Second
 
 func (d *doctorCommand) asked(c *cobra.Command, args []string) (a asked, err error) {
 	a.running, a.silent = d.instances(c.Context())
+	if d.agent && len(args) == 0 {
+		return a, nil // its links are of containers
+	}
 	if len(args) == 0 {
 		a.fromEnvironment(c.Context(), d)
 		return a, nil
@@ -130,10 +133,16 @@ func judgeRunning(s spec.Snapshot) (found []finding) {
 	for _, l := range s.Links {
 		found = append(found, judgeLink(s.Instance, l))
 	}
+	if s.Agent != nil {
+		found = append(found, judgeAgent(s))
+	}
 	for _, w := range s.Warnings {
+		if s.Agent != nil && s.Agent.Late != "" && strings.HasSuffix(w, s.Agent.Late) {
+			continue // judgeAgent has said it
+		}
 		found = append(found, weak("running "+s.Instance, "", "%s", w))
 	}
-	if len(s.Links) == 0 {
+	if len(s.Links) == 0 && s.Agent == nil {
 		found = append(found, weak("running "+s.Instance, "legate status --control "+s.Instance, "it has no links"))
 	}
 	return found

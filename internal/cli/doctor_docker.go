@@ -13,10 +13,10 @@ const dockerPatience = 3 * time.Second
 
 // lookDocker tells whether the engine answers, where somebody wanted it to: a
 // link's own words need no engine.
-func lookDocker(ctx context.Context, p Process, h host, a asked) []finding {
+func lookDocker(ctx context.Context, p Process, h host, a asked, agent bool) []finding {
 	engine := docker.FromEnvironment(p.getenv)
 	if engine.Host == "" {
-		if _, err := os.Stat(strings.TrimPrefix(docker.DefaultHost, "unix://")); err != nil || !h.container {
+		if _, err := os.Stat(strings.TrimPrefix(docker.DefaultHost, "unix://")); !agent && (err != nil || !h.container) {
 			return nil
 		}
 	}
@@ -28,7 +28,7 @@ func lookDocker(ctx context.Context, p Process, h host, a asked) []finding {
 		defer client.Close()
 		version, err = client.APIVersion(ctx)
 	}
-	return []finding{judgeDocker(version, err, a.none != nil)}
+	return []finding{judgeDocker(version, err, agent || a.none != nil)}
 }
 
 // judgeDocker: without any other link the engine is where they would come from.

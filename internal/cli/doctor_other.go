@@ -17,3 +17,5 @@ func tryBind(spec.Listen) error           { return errors.ErrUnsupported }
 func holderOf(spec.Listen) holder         { return holder{} }
 func lookDirectory(path string) directory { return directory{path: path, err: errors.ErrUnsupported} }
 func lookExisting(path string) directory  { return lookDirectory(path) }
+
+func lookRights(host) rights { return rights{} }

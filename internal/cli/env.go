@@ -27,9 +27,10 @@ func (p Process) getenv(name string) string {
 }
 
 // variable is where a flag can also be set. --links has none: LEGATE_LINKS
-// holds links. LEGATE_VERSION is what people call the tag of an image.
+// holds links. LEGATE_VERSION is what people call the tag of an image. What makes
+// a command another one is for who types it.
 func variable(flag string) string {
-	if flag == "help" || flag == "links" || flag == "version" {
+	if slices.Contains([]string{"help", "links", "version", "audit", "json"}, flag) {
 		return ""
 	}
 	return envPrefix + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))

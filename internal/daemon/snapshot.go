@@ -30,8 +30,16 @@ func (d *Daemon) Snapshot() spec.Snapshot {
 		s.Warnings = append(slices.Clip(s.Warnings), "stopping: no link listens any more; live connections may end within "+d.cfg.Drain.String())
 	}
 	targets := p.targetsByLink()
+	places := map[string]*spec.Place{}
+	if d.agent != nil {
+		status := d.agent.Status()
+		s.Agent, places = &status, d.agent.Places(p.links)
+	}
 	for i := range s.Links {
 		l := &s.Links[i]
+		if l.Place = places[l.Name]; l.Place != nil && (l.State == spec.StateError || l.State == spec.StateDrained) {
+			l.Place.Opened = nil
+		}
 		l.Override, l.Mode = get(p.inForce.Swaps, l.Name), get(p.inForce.Modes, l.Name)
 		p.markDrained(l.Endpoints)
 		d.report(l.Sources, targets[l.Name])

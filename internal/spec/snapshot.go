@@ -11,6 +11,28 @@ type Snapshot struct {
 	Started  time.Time    `json:"started"`
 	Links    []LinkStatus `json:"links"`
 	Warnings []string     `json:"warnings,omitempty"` // of links and variables that were not used
+	Agent    *AgentStatus `json:"agent,omitempty"`    // of an agent
+}
+
+// AgentStatus reports how an agent comes to open links in containers.
+type AgentStatus struct {
+	Namespaces string `json:"namespaces"` // the directory that it watches
+	// Late says why links are opened only after their container has started;
+	// "": they are open before its first instruction.
+	Late string `json:"late,omitempty"`
+	// LateHint is the next thing to do about that.
+	LateHint string `json:"lateHint,omitempty"`
+	// Runtime counts the starts that legate runc held until links were open.
+	Runtime int64 `json:"runtime"`
+}
+
+// Place is where an agent opened a link: what it did to a container.
+type Place struct {
+	Container string     `json:"container"` // its id
+	Name      string     `json:"name"`
+	Namespace string     `json:"namespace"`        // as in /proc/PID/ns/net
+	Labels    string     `json:"labels"`           // that ask for it, without passwords
+	Opened    *time.Time `json:"opened,omitempty"` // nil: it has no sockets now
 }
 
 // LinkState is the condition of a link in one word.
@@ -41,6 +63,7 @@ type LinkStatus struct {
 	Learned   *time.Time       `json:"learned,omitempty"`  // with a source's Error: when its endpoints were learned
 	Override  *Override        `json:"override,omitempty"` // of its target
 	Mode      *Override        `json:"mode,omitempty"`     // that it is paused or drained
+	Place     *Place           `json:"place,omitempty"`    // in a container; nil: where legate runs
 	Counters  LinkCounters     `json:"counters"`
 	Endpoints []EndpointStatus `json:"endpoints"`
 }
