@@ -137,6 +137,12 @@ func Number(fd int) uint64 {
 	return n
 }
 
+// Hang has it read nothing more until release is called.
+func (p *Played) Hang() (release func()) {
+	p.mu.Lock()
+	return p.mu.Unlock
+}
+
 // Keep stores a descriptor as if the service had; it stays the caller's, too.
 func (p *Played) Keep(t testing.TB, name string, fd int) {
 	t.Helper()
