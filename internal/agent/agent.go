@@ -5,6 +5,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net/netip"
 	"sync"
@@ -29,6 +30,9 @@ type Config struct {
 	Namespaces string
 	// Bind makes the listening sockets of a link where it is called. Required.
 	Bind func(spec.Link) ([]pump.Listener, error)
+	// Omni also makes links of the variables BACKEND_PORT, for clients that
+	// connect to this process instead of their own localhost.
+	Omni bool
 	Log  *slog.Logger // nil: none
 }
 
@@ -37,6 +41,7 @@ type Config struct {
 type Agent struct {
 	cfg      Config
 	starting chan *starting // to the one who decides
+	omni     *omni          // nil: not in omni mode
 
 	mu      sync.Mutex // guards the following
 	spaces  map[string]*space
@@ -63,7 +68,11 @@ func New(cfg Config) *Agent {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Agent{cfg: cfg, starting: make(chan *starting), spaces: map[string]*space{}, images: map[string]docker.Image{}}
+	a := &Agent{cfg: cfg, starting: make(chan *starting), spaces: map[string]*space{}, images: map[string]docker.Image{}}
+	if cfg.Omni {
+		a.omni = newOmni()
+	}
+	return a
 }
 
 // Watch sets the links that the containers ask for, soon and after every
@@ -76,7 +85,8 @@ func (a *Agent) Watch(ctx context.Context, set func(spec.Wish)) error {
 	w := &watch{
 		Agent: a, set: set, life: life,
 		found: make(chan intercept.Found, 16), ended: make(chan *space, 16), told: make(chan error, 1), states: make(chan error, 1),
-		asked: map[string]bool{},
+		learned: make(chan variables, asksAtOnce),
+		asked:   map[string]bool{},
 	}
 	// What still waits to hand something over must not hold up the end.
 	inner, stop := context.WithCancel(ctx)
@@ -86,7 +96,7 @@ func (a *Agent) Watch(ctx context.Context, set func(spec.Wish)) error {
 	w.run()
 	stop()
 	w.running.Wait()
-	err = life.Close()
+	err = errors.Join(w.endRedirect(), life.Close())
 	w.releaseAll()
 	return err
 }
@@ -100,10 +110,11 @@ type watch struct {
 	life    *intercept.Life
 	running sync.WaitGroup
 
-	found  chan intercept.Found
-	ended  chan *space
-	told   chan error // of the table: nil is news, an error the loss of the engine
-	states chan error // of the directory of namespaces
+	found   chan intercept.Found
+	ended   chan *space
+	told    chan error // of the table: nil is news, an error the loss of the engine
+	states  chan error // of the directory of namespaces
+	learned chan variables
 
 	asked   map[string]bool // containers whose process is being asked for
 	waiting []*starting     // containers that start when they have their links
@@ -169,6 +180,8 @@ func (w *watch) run() {
 			w.leave(s)
 		case s := <-w.starting:
 			w.waiting = append(w.waiting, s)
+		case v := <-w.learned:
+			w.learn(v)
 		case err := <-w.states:
 			w.note(err)
 		case err := <-w.told:
@@ -177,7 +190,7 @@ func (w *watch) run() {
 		w.admit()
 		// What came together is decided together: a hundred containers that
 		// start are not a hundred times all links.
-		if len(w.found)+len(w.ended)+len(w.states)+len(w.told) == 0 && w.lost == nil {
+		if len(w.found)+len(w.ended)+len(w.states)+len(w.told)+len(w.learned) == 0 && w.lost == nil {
 			w.decide()
 		}
 	}

@@ -38,6 +38,7 @@ func (w *watch) decide() {
 			w.decideFor(c, who, image, &wish)
 		}
 	}
+	w.decideOmni(all, &wish)
 	if w.late != nil {
 		wish.Warnings = append(wish.Warnings, "links are opened only after a container has started: "+w.late.Error())
 	}
@@ -151,12 +152,17 @@ func (w *watch) image(c *docker.Container) (docker.Image, error) {
 	return image, nil
 }
 
+// joined are the networks by which a container may reach another.
+func joined(c *docker.Container) []string {
+	return slices.DeleteFunc(slices.Clone(c.Joined), func(n string) bool { return n == "none" || n == "host" || n == "ingress" })
+}
+
 // describe is a container as policy knows it.
 func describe(c *docker.Container, image docker.Image) spec.Container {
 	d := spec.Container{
 		ID: c.ID, Name: c.Name, Image: c.Image, Project: c.Project, Service: c.Service, Labels: c.Labels,
 		Lodges: c.Landlord(), OnHost: c.Mode == "host",
-		Networks: slices.DeleteFunc(slices.Clone(c.Joined), func(n string) bool { return n == "none" || n == "host" || n == "ingress" }),
+		Networks: joined(c),
 	}
 	for _, p := range slices.Concat(image.Ports, c.Ports) {
 		d.Exposed = append(d.Exposed, spec.Port(p))

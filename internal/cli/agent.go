@@ -22,6 +22,7 @@ type agentCommand struct {
 	sources    []string
 	allow      []string
 	trust      bool
+	omni       omniFlags
 	namespaces string
 	audit      bool
 	json       bool
@@ -73,6 +74,7 @@ ignored unless --trust-image-labels.`,
 	f.StringVar(&a.namespaces, "netns", "", "`DIRECTORY` in which the engine keeps network namespaces (default /var/run/docker/netns)")
 	addToggle(f, toggle{"audit", &a.audit}, "start nothing: print what the running agent has opened in which container")
 	addToggle(f, toggle{"json", &a.json}, "with --audit: print JSON")
+	a.omni.add(f)
 	a.serving.add(f)
 	return c
 }
@@ -122,6 +124,9 @@ func (a *agentCommand) run(c *cobra.Command, _ []string) error {
 	if err := applyEnv(c, a.process, flagNames(c.Flags())); err != nil {
 		return err
 	}
+	if done, err := a.omni.once(c, a.process); done {
+		return err
+	}
 	signal.Ignore(syscall.SIGPIPE) // see runCommand.start
 	return untilSignals(c.Context(), func(first, second context.Context) error {
 		return a.serving.serve(first, second, serve{
@@ -130,6 +135,7 @@ func (a *agentCommand) run(c *cobra.Command, _ []string) error {
 				Sources: a.links.sources(a.process),
 				Agent: &daemon.AgentConfig{
 					Namespaces: a.namespaces,
+					Omni:       a.omni.mode,
 					Labels: spec.LabelConfig{
 						Options: *a.links.options, Sources: a.sources, TrustImageLabels: a.trust,
 						Policy: spec.Policy{AllowTargets: a.allow, Host: hostPrefixes()},

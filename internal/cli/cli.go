@@ -47,7 +47,7 @@ func Main(p Process) int {
 		return runc.Main(runc.Process{Args: args, Environ: p.Environ, Stderr: p.Stderr})
 	}
 	root := Root(p)
-	root.SetArgs(p.Args[1:])
+	root.SetArgs(asAgent(p.Args[1:]))
 	err := root.ExecuteContext(context.Background())
 	if err == nil {
 		return exitDone

@@ -1,8 +1,12 @@
 package daemon
 
 import (
+	"errors"
+	"net/netip"
+
 	"legate/internal/agent"
 	"legate/internal/docker"
+	"legate/internal/forward"
 	"legate/internal/spec"
 )
 
@@ -12,6 +16,8 @@ type AgentConfig struct {
 	// Namespaces is where the engine keeps its network namespaces; "":
 	// docker.DefaultNamespaces.
 	Namespaces string
+	// Omni serves ambassadord's clients, too: see agent.Config.
+	Omni bool
 }
 
 // newAgent returns the agent that the configuration asks for; nil: none. It
@@ -26,6 +32,29 @@ func newAgent(cfg Config, containers *docker.Table, sockets *sockets) *agent.Age
 		Labels:     cfg.Agent.Labels,
 		Namespaces: cfg.Agent.Namespaces,
 		Bind:       sockets.bind,
+		Omni:       cfg.Agent.Omni,
 		Log:        cfg.Log,
 	})
 }
+
+// openOmni serves the address of omni mode, if that is wished.
+func (d *Daemon) openOmni() error {
+	if d.agent == nil || !d.agent.Omni() {
+		return nil
+	}
+	at := spec.Listen{Protocol: spec.TCP, Port: spec.OmniPort}
+	return d.forwarder.Switch(at, func(client netip.Addr, port uint16) (spec.Listen, error) {
+		l, err := d.agent.Route(client, port)
+		if errors.Is(err, agent.ErrNotYet) {
+			err = forward.ErrNotYet
+		}
+		return l, err
+	})
+}
+
+// SetUpOmni leads every TCP port of this process's network to that of omni
+// mode, as an agent in that mode does itself where it may.
+func SetUpOmni() error { return agent.SetUpOmni() }
+
+// CleanUpOmni takes that back, whoever did it.
+func CleanUpOmni() error { return agent.CleanUpOmni() }

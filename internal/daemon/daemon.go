@@ -255,7 +255,7 @@ func (d *Daemon) open() error {
 		}
 	}
 	d.opened = true
-	return nil
+	return d.openOmni()
 }
 
 // serve runs until ctx ends, and then drains.

@@ -18,6 +18,7 @@ const (
 	StateRunning = string(container.StateRunning)
 	StatePaused  = string(container.StatePaused)
 	StateExited  = string(container.StateExited)
+	StateCreated = string(container.StateCreated)
 )
 
 // The labels that say which service a container is of.

@@ -27,11 +27,25 @@ func (c *Client) PID(ctx context.Context, id string) (int, error) {
 	return r.State.Pid, nil
 }
 
+// Variables returns a container's environment, as NAME=VALUE. The engine does
+// not answer while it starts that container. The error is a *spec.UserError,
+// unless ctx ended.
+func (c *Client) Variables(ctx context.Context, id string) ([]string, error) {
+	limited, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	r, err := c.inspect(limited, id)
+	if err != nil || r.Config == nil {
+		return nil, err
+	}
+	return r.Config.Env, nil
+}
+
 // Image is what every container of an image has, without anybody who started
 // it having said so.
 type Image struct {
-	Labels map[string]string
-	Ports  []Port // that it exposes, sorted
+	Labels    map[string]string
+	Ports     []Port   // that it exposes, sorted
+	Variables []string // NAME=VALUE
 }
 
 // Image reads an image by its id. The error is a *spec.UserError, unless ctx
@@ -46,7 +60,7 @@ func (c *Client) Image(ctx context.Context, id string) (Image, error) {
 	if r.Config == nil {
 		return Image{}, nil
 	}
-	i := Image{Labels: r.Config.Labels}
+	i := Image{Labels: r.Config.Labels, Variables: r.Config.Env}
 	for text := range r.Config.ExposedPorts {
 		number, protocol, _ := strings.Cut(text, "/")
 		port, err := strconv.ParseUint(number, 10, 16)
