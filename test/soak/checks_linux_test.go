@@ -82,7 +82,6 @@ func TestOperations_MemoryOfEndpoints(t *testing.T) {
 	few := forwarding(t, many(links, 1, options)...)
 	least := few.usage()
 	few.finish()
-	few.ended <- nil // for the end of the test
 	l := forwarding(t, many(links, each, options)...)
 	now := l.usage() // before anybody asks for a status of all
 	n := 0
