@@ -273,12 +273,15 @@ func (d *Daemon) serve(ctx context.Context, socket *control.Socket) error {
 	for i, o := range d.cfg.Origins {
 		watching.Go(func() { d.watch(ctx, i+1, o) })
 	}
-	watching.Go(func() { d.sockets.settle(ctx, len(d.cfg.Origins) > 0) })
+	watching.Go(func() { d.sockets.settle(ctx, slices.ContainsFunc(d.cfg.Origins, isLate)) })
 	<-ctx.Done()
 	watching.Wait()
 	d.finish()
 	return nil
 }
+
+// isLate tells whether an origin names links after the start.
+func isLate(o Origin) bool { _, known := o.(Static); return !known }
 
 // watch sets the links of one origin, which is known by its place.
 func (d *Daemon) watch(ctx context.Context, i int, o Origin) {
