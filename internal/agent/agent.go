@@ -87,6 +87,7 @@ func (a *Agent) Watch(ctx context.Context, set func(spec.Wish)) error {
 		found: make(chan intercept.Found, 16), ended: make(chan *space, 16), told: make(chan error, 1), states: make(chan error, 1),
 		learned: make(chan variables, asksAtOnce),
 		asked:   map[string]bool{},
+		unfound: map[string]unfound{},
 	}
 	// What still waits to hand something over must not hold up the end.
 	inner, stop := context.WithCancel(ctx)
@@ -116,10 +117,10 @@ type watch struct {
 	states  chan error // of the directory of namespaces
 	learned chan variables
 
-	asked   map[string]bool // containers whose process is being asked for
-	waiting []*starting     // containers that start when they have their links
-	lost    error           // the engine
-	late    error           // why links are open only after a container has started
+	asked   map[string]bool    // containers whose process is being asked for
+	unfound map[string]unfound // by container; guarded by the agent's mu
+	waiting []*starting        // containers that start when they have their links
+	lost    error              // the engine
 }
 
 // regret is how long the engine is left alone after it was lost.
@@ -253,6 +254,7 @@ func (w *watch) leave(s *space) {
 	s.forget()
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	delete(w.unfound, s.container)
 	if w.spaces[s.container] == s {
 		delete(w.spaces, s.container)
 	}

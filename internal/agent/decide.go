@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -54,7 +53,7 @@ func (w *watch) decideFor(c *docker.Container, who spec.Container, image docker.
 	where := w.home(c)
 	if where == nil {
 		if c.Runs() && !who.OnHost {
-			w.ask(c)
+			w.ask(c, wish)
 		}
 		if !who.OnHost {
 			return // it does not run yet, or no more
@@ -88,46 +87,6 @@ func (w *watch) home(c *docker.Container) *space {
 		return nil
 	}
 	return w.spaces[c.ID]
-}
-
-// ask finds the namespace of a container that runs, and that nobody saw
-// appear. The engine is slow to answer about one that it just starts.
-func (w *watch) ask(c *docker.Container) {
-	if w.asked[c.ID] {
-		return
-	}
-	w.asked[c.ID] = true
-	id := c.ID
-	w.running.Go(func() {
-		f, err := w.locate(w.ctx, id)
-		if err != nil {
-			w.cfg.Log.Warn("a container's network namespace was not found", "container", id, "error", err)
-			f = intercept.Found{Container: id} // it may be asked for again
-		}
-		if !hand(w.ctx, w.found, f) && f.Namespace != nil {
-			_ = f.Namespace.Close()
-		}
-	})
-}
-
-var errNotRunning = errors.New("it does not run")
-
-func (w *watch) locate(ctx context.Context, id string) (intercept.Found, error) {
-	client, err := docker.NewClient(w.cfg.Engine)
-	if err != nil {
-		return intercept.Found{}, err
-	}
-	defer client.Close()
-	pid, err := client.PID(ctx, id)
-	if err == nil && pid == 0 {
-		err = errNotRunning
-	}
-	if err != nil {
-		return intercept.Found{}, err
-	}
-	f, err := intercept.Of(pid)
-	f.Container = id
-	return f, err
 }
 
 // image is what a container has from its image. It is asked for once.

@@ -1,0 +1,105 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"legate/internal/docker"
+	"legate/internal/intercept"
+	"legate/internal/spec"
+)
+
+// unfound is a container that runs, and whose namespace was asked for in vain.
+type unfound struct {
+	tries int
+	err   error // of the last one
+}
+
+// Asking again is slowed down: what a container lacks at its start comes within
+// milliseconds, what the agent itself lacks never does, and each time the
+// engine is asked.
+const (
+	firstPause    = 10 * time.Millisecond
+	longestPause  = time.Second
+	surelyUnfound = 5 // tries, which are most of a second
+)
+
+func (u unfound) pause() time.Duration {
+	return min(firstPause<<(2*min(u.tries, 10)), longestPause)
+}
+
+// ask finds the namespace of a container that runs, and that nobody saw
+// appear. The engine is slow to answer about one that it just starts.
+func (w *watch) ask(c *docker.Container, wish *spec.Wish) {
+	w.mu.Lock()
+	before := w.unfound[c.ID]
+	w.mu.Unlock()
+	if before.tries >= surelyUnfound {
+		wish.Warnings = append(wish.Warnings, fmt.Sprintf("container %s has no links: its network namespace was not found: %v", c.Name, advise(before.err)))
+	}
+	if w.asked[c.ID] {
+		return
+	}
+	w.asked[c.ID] = true
+	id := c.ID
+	w.running.Go(func() {
+		f, err := w.locate(w.ctx, id)
+		if err != nil {
+			f = w.miss(id, before, err)
+		}
+		if !hand(w.ctx, w.found, f) && f.Namespace != nil {
+			_ = f.Namespace.Close()
+		}
+	})
+}
+
+// miss has the container asked for again, not at once.
+func (w *watch) miss(id string, before unfound, err error) intercept.Found {
+	select {
+	case <-w.ctx.Done():
+	case <-time.After(before.pause()):
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for other := range w.unfound { // those that are gone
+		if w.cfg.Table.Get(other) == nil {
+			delete(w.unfound, other)
+		}
+	}
+	w.unfound[id] = unfound{before.tries + 1, err}
+	return intercept.Found{Container: id}
+}
+
+// advise adds what to do to an error, for where a hint has no place.
+func advise(err error) string {
+	if u, ok := errors.AsType[*spec.UserError](err); ok && u.Hint != "" {
+		return u.What + "; " + u.Hint
+	}
+	return err.Error()
+}
+
+var errNotRunning = errors.New("it does not run")
+
+func (w *watch) locate(ctx context.Context, id string) (intercept.Found, error) {
+	client, err := docker.NewClient(w.cfg.Engine)
+	if err != nil {
+		return intercept.Found{}, err
+	}
+	defer client.Close()
+	pid, err := client.PID(ctx, id)
+	if err == nil && pid == 0 {
+		err = errNotRunning
+	}
+	if err != nil {
+		return intercept.Found{}, err
+	}
+	f, err := intercept.Of(pid)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = spec.Errorf("run the agent with --pid host", "its process %d is not seen here", pid)
+	}
+	f.Container = id
+	return f, err
+}
