@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -90,18 +91,14 @@ type wrapper struct {
 	call call
 }
 
+// read takes the settings. It returns what can be used also with an error,
+// which is for the log that runc's own arguments name.
 func read(p Process) (*wrapper, error) {
-	w := &wrapper{path: getenv(p.Environ, envRunc), control: getenv(p.Environ, envControl), patience: DefaultWait}
-	w.args = p.Args
-	w.call = parse(p.Args)
-	if text := getenv(p.Environ, envWait); text != "" {
-		if err := w.set(flagWait, text); err != nil {
-			return w, fmt.Errorf("variable %s: %w", envWait, err)
-		}
-	}
-	if text := getenv(p.Environ, envClosed); text != "" {
-		if err := w.set(flagClosed, text); err != nil {
-			return w, fmt.Errorf("variable %s: %w", envClosed, err)
+	w := &wrapper{path: getenv(p.Environ, envRunc), control: DefaultControl, patience: DefaultWait, args: p.Args}
+	var errs []error
+	for _, v := range []struct{ name, flag string }{{envControl, flagControl}, {envWait, flagWait}, {envClosed, flagClosed}} {
+		if text := getenv(p.Environ, v.name); text != "" {
+			errs = append(errs, about("variable "+v.name, w.set(v.flag, text)))
 		}
 	}
 	for len(w.args) > 0 && strings.HasPrefix(w.args[0], "--legate-") {
@@ -111,18 +108,20 @@ func read(p Process) (*wrapper, error) {
 		case has:
 		case name == flagClosed:
 			value = "true"
-		case len(w.args) > 0:
+		case len(w.args) > 0 && slices.Contains([]string{flagRunc, flagControl, flagWait}, name):
 			value, w.args = w.args[0], w.args[1:]
 		}
-		if err := w.set(name, value); err != nil {
-			return w, fmt.Errorf("%s: %w", name, err)
-		}
+		errs = append(errs, about(name, w.set(name, value)))
 	}
 	w.call = parse(w.args)
-	if w.control == "" {
-		w.control = DefaultControl
+	return w, errors.Join(errs...)
+}
+
+func about(what string, err error) error {
+	if err == nil {
+		return nil
 	}
-	return w, nil
+	return fmt.Errorf("%s: %w", what, err)
 }
 
 func (w *wrapper) set(name, value string) (err error) {
@@ -160,7 +159,7 @@ func getenv(environ []string, name string) (value string) {
 // find returns the real runc: the one that was named, or the first that is
 // not this very program.
 func (w *wrapper) find(p Process) (string, error) {
-	const about = "name the real runc: " + flagRunc + " /usr/bin/runc"
+	const hint = "name the real runc: " + flagRunc + " /usr/bin/runc"
 	self, err := os.Stat("/proc/self/exe")
 	if err != nil {
 		return "", fmt.Errorf("look at this program: %w", err)
@@ -183,9 +182,9 @@ func (w *wrapper) find(p Process) (string, error) {
 		}
 	}
 	if w.path != "" {
-		return "", spec.Errorf(about, "%s is no runc that could be run", w.path)
+		return "", spec.Errorf(hint, "%s is no runc that could be run", w.path)
 	}
-	return "", spec.Errorf(about, "no runc was found")
+	return "", spec.Errorf(hint, "no runc was found")
 }
 
 // wait returns when the links of the container that is about to start are

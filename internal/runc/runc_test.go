@@ -252,6 +252,15 @@ func TestMain_RefusesBadSettings(t *testing.T) {
 	}
 }
 
+// An engine shows what stands in the log, and nothing else.
+func TestMain_LogsBadSettings(t *testing.T) {
+	r := newRig(t)
+	r.run([]string{"--legate-closed", "--legate-open"}, []string{"start", id})
+	if log, err := os.ReadFile(r.dir + "/log"); err != nil || !strings.Contains(string(log), `"level":"error","msg":"--legate-open: it must be one of`) {
+		t.Errorf("the log has %s (%v)", log, err)
+	}
+}
+
 func TestRead_FlagsWin(t *testing.T) {
 	w, err := read(Process{
 		Args:    []string{"--legate-wait=3s", "--legate-control", "/a/sock", "--legate-closed=false", "--root", "/r", "start", id},
