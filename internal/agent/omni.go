@@ -27,7 +27,6 @@ type omni struct {
 	// The goroutine that decides owns these.
 	variables  map[string][]string // by container id
 	asking     map[string]bool
-	failed     map[string]time.Time // when asking for them failed
 	begun      bool                 // the redirect was tried
 	redirected bool
 	warning    string // why there is none, where nothing but a restart mends it
@@ -41,6 +40,7 @@ type tenant struct {
 	id, name string
 	life     int
 	known    bool // its variables are, and those of the containers in its network
+	lodging  bool // a container that does not run is for its network
 	shared   bool // the address is of several containers, which cannot be told apart
 	ports    map[uint16]bool
 }
@@ -57,8 +57,7 @@ const asksAtOnce = 8
 
 func newOmni() *omni {
 	return &omni{
-		turns: make(chan struct{}, asksAtOnce), variables: map[string][]string{},
-		asking: map[string]bool{}, failed: map[string]time.Time{},
+		turns: make(chan struct{}, asksAtOnce), variables: map[string][]string{}, asking: map[string]bool{},
 	}
 }
 
@@ -80,6 +79,8 @@ func (a *Agent) Route(client netip.Addr, port uint16) (spec.Listen, error) {
 	case t.shared:
 		return spec.Listen{}, fmt.Errorf("address %s is of several containers", client)
 	case c == nil || !c.Runs() || c.Start != t.life || !slices.Contains(addresses(c), client) || !t.known:
+		return spec.Listen{}, ErrNotYet
+	case !t.ports[port] && t.lodging: // that one may have been started just now
 		return spec.Listen{}, ErrNotYet
 	case !t.ports[port]:
 		return spec.Listen{}, fmt.Errorf("container %s has neither a variable BACKEND_%d nor a label connect.%d", t.name, port, port)
@@ -104,24 +105,26 @@ func (w *watch) decideOmni(all []*docker.Container, wish *spec.Wish) {
 	if w.omni == nil {
 		return
 	}
-	w.beginRedirect()
+	if len(all) > 0 { // else nothing is known yet
+		w.beginRedirect()
+	}
 	if w.omni.warning != "" {
 		wish.Warnings = append(wish.Warnings, w.omni.warning)
 	}
-	lodgers := map[string][]*docker.Container{}
+	lodgers, more := map[string][]*docker.Container{}, map[string]bool{}
 	exist := map[string]bool{}
 	for _, c := range all {
 		exist[c.ID] = true
+		of := w.cfg.Table.Get(c.Landlord())
 		if !c.Runs() && c.State != docker.StateCreated { // which runs at any moment
+			more[idOf(of)] = true
 			continue
 		}
 		w.askVariables(c.ID)
-		if of := w.cfg.Table.Get(c.Landlord()); of != nil {
-			lodgers[of.ID] = append(lodgers[of.ID], c)
-		}
+		lodgers[idOf(of)] = append(lodgers[idOf(of)], c)
 	}
+	delete(lodgers, "") // they have a network of their own
 	maps.DeleteFunc(w.omni.variables, func(id string, _ []string) bool { return !exist[id] })
-	maps.DeleteFunc(w.omni.failed, func(id string, _ time.Time) bool { return !exist[id] })
 	tenants := map[netip.Addr]tenant{}
 	for _, c := range all {
 		own := addresses(c)
@@ -129,6 +132,7 @@ func (w *watch) decideOmni(all []*docker.Container, wish *spec.Wish) {
 			continue
 		}
 		t := w.tenant(append([]*docker.Container{c}, lodgers[c.ID]...), wish)
+		t.lodging = more[c.ID]
 		for _, a := range own {
 			other, taken := tenants[a]
 			t.shared = taken && other.id != t.id
@@ -138,6 +142,13 @@ func (w *watch) decideOmni(all []*docker.Container, wish *spec.Wish) {
 	w.omni.mu.Lock()
 	w.omni.tenants = tenants
 	w.omni.mu.Unlock()
+}
+
+func idOf(c *docker.Container) string {
+	if c == nil {
+		return ""
+	}
+	return c.ID
 }
 
 // tenant makes the links of the containers that have an address: the one whose
@@ -174,10 +185,10 @@ func (w *watch) tenant(who []*docker.Container, wish *spec.Wish) tenant {
 }
 
 // askVariables learns a container's variables, if that is not under way. What
-// failed is asked again with later news, not at once.
+// failed is told after a while, and asked again then.
 func (w *watch) askVariables(id string) {
 	o := w.omni
-	if _, known := o.variables[id]; known || o.asking[id] || time.Since(o.failed[id]) < regret {
+	if _, known := o.variables[id]; known || o.asking[id] {
 		return
 	}
 	o.asking[id] = true
@@ -188,6 +199,12 @@ func (w *watch) askVariables(id string) {
 		v := variables{id: id}
 		v.list, v.err = w.readVariables(w.ctx, id)
 		<-o.turns
+		if v.err != nil {
+			select {
+			case <-w.ctx.Done():
+			case <-time.After(regret):
+			}
+		}
 		hand(w.ctx, w.learned, v)
 	})
 }
@@ -209,7 +226,6 @@ func (w *watch) learn(v variables) {
 		o.variables[v.id] = v.list
 		return
 	}
-	o.failed[v.id] = time.Now()
 	if w.cfg.Table.Get(v.id) != nil { // else it is gone meanwhile
 		w.cfg.Log.Warn("a container's variables were not learned", "container", v.id, "error", v.err)
 	}
@@ -229,19 +245,19 @@ func (w *watch) beginRedirect() {
 	if o.begun {
 		return
 	}
-	o.begun = true
 	id, err := docker.Own{}.ID()
 	c := w.cfg.Table.Get(id)
-	if err != nil || c != nil && c.Mode == "host" {
+	if err == nil && c == nil { // the table may not be complete yet
+		o.warning = "omni mode redirects no port, since the engine does not know this container, and so not whether it is in the host's network"
+		return
+	}
+	o.begun, o.warning = true, ""
+	if err != nil || c.Mode == "host" {
 		o.warning = fmt.Sprintf("omni mode redirects no port, since it is in the host's network: clients reach only port %d; run it in a container without --network host", spec.OmniPort)
 		return
 	}
-	name := "NAME"
-	if c != nil {
-		name = c.Name
-	}
 	if err := SetUpOmni(); err != nil {
-		w.cfg.Log.Warn(fmt.Sprintf("omni mode could not redirect the other ports to %d, unless somebody has: docker run --rm --privileged --net container:%s legate --setup-iptables", spec.OmniPort, name), "error", err)
+		w.cfg.Log.Warn(fmt.Sprintf("omni mode could not redirect the other ports to %d, unless somebody has: docker run --rm --privileged --net container:%s legate --setup-iptables", spec.OmniPort, c.Name), "error", err)
 		return
 	}
 	o.redirected = true

@@ -156,7 +156,7 @@ func (p *plan) named(name string) (spec.Link, bool) {
 		return l, true
 	}
 	for _, l := range p.configured {
-		if l.Listen.String() == name {
+		if l.Listen.String() == name && !l.Listen.Switched() { // many have the same port
 			return l, true
 		}
 	}

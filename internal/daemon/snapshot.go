@@ -110,9 +110,12 @@ func (d *Daemon) Why(ctx context.Context, r control.WhyRequest) (spec.Explanatio
 	d.mu.Lock()
 	p := d.plan
 	d.mu.Unlock()
-	l, ok := p.named(r.Link)
-	if !ok {
-		l, ok = p.named(r.Caller + "/" + r.Link)
+	var l spec.Link
+	ok := false
+	for _, name := range []string{r.Caller + "/" + r.Link, r.Caller + "/" + spec.BackendName(r.Link), r.Link} {
+		if l, ok = p.named(name); ok {
+			break
+		}
 	}
 	if !ok {
 		return spec.Explanation{}, control.NoLink(r.Link, p.names())

@@ -27,6 +27,9 @@ func SwitchedListen(container string, life int, port uint16) Listen {
 // Switched tells whether it is a SwitchedListen.
 func (l Listen) Switched() bool { return strings.HasPrefix(l.Namespace, switchedSpace) }
 
+// BackendName is the variable for a port.
+func BackendName(port string) string { return backendWord + port }
+
 // IsBackend tells a variable, as NAME=VALUE, that makes a link in omni mode.
 // Applications have others that begin so: BACKEND_URL.
 func IsBackend(variable string) bool {
@@ -121,7 +124,7 @@ func (b *backends) add(variable string) {
 
 // name is not that of the link at the container's own localhost.
 func (b *backends) name(port uint16) string {
-	return b.c.String() + "/" + backendWord + strconv.Itoa(int(port))
+	return b.c.String() + "/" + BackendName(strconv.Itoa(int(port)))
 }
 
 func (b *backends) take(l Link, port uint16) {

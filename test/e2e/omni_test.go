@@ -80,7 +80,7 @@ func TestOmniAsAmbassadord(t *testing.T) {
 			status := a.run("docker exec backends legate status")
 			return strings.Contains(status, "web/BACKEND_6379"), status
 		})
-		why := a.run("docker exec backends legate why web BACKEND_6379")
+		why := a.run("docker exec backends legate why web 6379")
 		if !strings.Contains(why, "by its address") || !strings.Contains(why, "goes to") {
 			t.Errorf("why says:\n%s", why)
 		}
@@ -142,5 +142,31 @@ func TestOmniCleanUp(t *testing.T) {
 		a.run("docker kill backends")
 		a.run("docker start backends")
 		eventually(t, 20*time.Second, served)
+	})
+}
+
+// In the host's network a redirect would take every port of the host.
+func TestOmniLeavesTheHostsPorts(t *testing.T) {
+	eachEngine(t, func(t *testing.T, w *world) {
+		a := w.a
+		a.redisSays("redis", "-p 6379:6379")
+		a.startOmni("--network host --cap-add NET_ADMIN")
+		eventually(t, 20*time.Second, func() (bool, string) {
+			status := a.run("docker exec backends legate status")
+			return strings.Contains(status, "it is in the host's network"), status
+		})
+		out, err := a.tryCombined("docker run --rm --network host --cap-add NET_ADMIN legate --setup-iptables")
+		if err == nil || !strings.Contains(out, "something else serves port") {
+			t.Errorf("--setup-iptables in the host's network says: %s%s", out, errText(err))
+		}
+		w.awaitWhoAt("192.168.1.52:6379", "redis")
+	})
+}
+
+func (w *world) awaitWhoAt(address, want string) {
+	w.t.Helper()
+	eventually(w.t, 20*time.Second, func() (bool, string) {
+		who, err := w.b.who(address)
+		return who == want, fmt.Sprintf("%q answers at %s, want %q%s", who, address, want, errText(err))
 	})
 }
