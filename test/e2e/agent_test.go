@@ -1,8 +1,12 @@
 package e2e
 
 import (
+	"cmp"
 	"fmt"
+	"os"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -28,7 +32,7 @@ func TestAgent(t *testing.T) {
 		a.startAgent()
 
 		// Its first act is to connect.
-		for i := range 10 {
+		for i := range 6 {
 			name := fmt.Sprintf("impatient%d", i)
 			out, err := a.try("docker run --rm --name " + name + " --network backend --label connect.6379=redis legate-e2e/tools redis-cli -h 127.0.0.1 get who")
 			if err != nil || out != "redis" {
@@ -158,4 +162,64 @@ func TestAgentRules(t *testing.T) {
 			return err == nil && out == "shop-redis-1", out + errText(err)
 		})
 	})
+}
+
+// stormy is how many containers come and go; `LEGATE_STORM=200` is what a person may ask for.
+func stormy(t *testing.T) int {
+	t.Helper()
+	n, err := strconv.Atoi(cmp.Or(os.Getenv("LEGATE_STORM"), "8"))
+	if err != nil || n < 1 {
+		t.Fatalf("LEGATE_STORM=%s is no number of containers", os.Getenv("LEGATE_STORM"))
+	}
+	return n
+}
+
+// Containers start and end in any order while all of them talk. None lacks a link, and when all are gone
+// the agent holds what it held before.
+func TestAgentStorm(t *testing.T) {
+	eachEngine(t, func(t *testing.T, w *world) {
+		a, n := w.a, stormy(t)
+		a.run("docker network create backend")
+		a.redisBorn("redis", "--network", "backend")
+		a.startAgent()
+		before := a.descriptorsOf("agent")
+		// A guest says on which links it was ever refused, from its first instruction on.
+		const talk = `for i in 1 2 3; do for p in 6379 6380 6381; do [ "$(redis-cli -h localhost -p $p get who)" = redis ] || echo "port $p failed"; done; done; echo over`
+		var all sync.WaitGroup
+		turns := make(chan struct{}, 4)
+		for i := range n {
+			all.Go(func() {
+				turns <- struct{}{}
+				defer func() { <-turns }()
+				name := fmt.Sprintf("guest%d", i)
+				out, err := a.tryDocker("run", "--name", name, "--network", "backend", "--label", "connect.6379=redis",
+					"--label", "connect.6380=docker:redis:6379", "--label", "legate.connect.6381=docker:redis:6379", "legate-e2e/tools", "sh", "-c", talk)
+				if err != nil || out != "over" {
+					t.Errorf("%s says:\n%s%s", name, out, errText(err))
+				}
+				if out, err := a.try("docker rm -f " + name); err != nil {
+					t.Errorf("remove %s: %s%s", name, out, errText(err))
+				}
+			})
+		}
+		all.Wait()
+		var now int
+		eventually(t, 20*time.Second, func() (bool, string) {
+			status := a.run("docker exec agent legate status")
+			now = a.descriptorsOf("agent")
+			return strings.Contains(status, "no links") && now <= before+4, fmt.Sprintf("%d descriptors, before %d\n%s", now, before, status)
+		})
+		t.Logf("%d containers; descriptors of the agent: %d, before %d", n, now, before)
+	})
+}
+
+// descriptorsOf counts what the first process of a container has open.
+func (h host) descriptorsOf(container string) int {
+	h.t.Helper()
+	pid := h.run("docker inspect -f {{.State.Pid}} " + container)
+	open, err := os.ReadDir("/proc/" + pid + "/fd")
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return len(open)
 }
