@@ -51,19 +51,13 @@ func withRuntimes(t *testing.T, h host) runtimeHost {
 }
 
 // startAgent runs the agent under the stricter runtime, which must not keep the agent itself from starting.
-func (h runtimeHost) startAgent() {
+func (h runtimeHost) startAgent(flags, says string) {
 	h.t.Helper()
 	h.run("docker run -d --name agent --runtime closed --pid host --network host --cap-drop ALL --cap-add SYS_ADMIN --cap-add SYS_PTRACE" +
-		" --security-opt apparmor=unconfined" + h.withSocket() + "-v " + h.Namespaces() + ":/var/run/docker/netns:ro,rslave" +
-		" -v " + h.dir + "/run:/run/legate legate agent")
-	h.awaitAgent()
-}
-
-func (h runtimeHost) awaitAgent() {
-	h.t.Helper()
+		" --security-opt apparmor=unconfined" + h.withSocket() + "-v " + h.dir + "/run:/run/legate " + flags + " legate agent")
 	eventually(h.t, 20*time.Second, func() (bool, string) {
 		log, err := h.tryCombined("docker logs --tail 20 agent")
-		return strings.Contains(log, "links are open before a container's first instruction"), log + errText(err)
+		return strings.Contains(log, says), log + errText(err)
 	})
 }
 
@@ -85,7 +79,7 @@ func TestRuntime(t *testing.T) {
 		h := withRuntimes(t, w.a)
 		h.run("docker network create backend")
 		h.redisBorn("redis", "--network", "backend", "--label", "legate.allow=*")
-		h.startAgent()
+		h.startAgent("-v "+h.Namespaces()+":/var/run/docker/netns:ro,rslave", "links are open before a container's first instruction")
 		const ask = " --network backend --label connect.6379=redis legate-e2e/tools redis-cli -h 127.0.0.1 get who"
 
 		for _, runtime := range []string{"waits", "closed"} {
@@ -128,6 +122,21 @@ func TestRuntime(t *testing.T) {
 			h.run("docker kill --signal CONT agent")
 			if err := slow.Wait(); err != nil || strings.TrimSpace(said.String()) != "redis" {
 				t.Errorf("the one that waited got %q%s", said.String(), errText(err))
+			}
+		})
+
+		// It sees no namespace appear, so that only what the runtime tells it can be in time.
+		t.Run("late agent", func(t *testing.T) {
+			h.run("docker rm -f agent")
+			h.startAgent("", "links are opened only after a container has started")
+			for range 5 {
+				if out, err := h.try("docker run --rm --runtime waits" + ask); err != nil || out != "redis" {
+					t.Errorf("got %q%s", out, errText(err))
+				}
+			}
+			doctor, _ := h.tryCombined("docker exec agent legate doctor")
+			if !strings.Contains(doctor, "have containers wait for them: legate help runc") {
+				t.Errorf("doctor says:\n%s", doctor)
 			}
 		})
 
