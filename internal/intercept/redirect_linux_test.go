@@ -96,9 +96,10 @@ func refused(addresses ...string) error {
 		c, err := net.DialTimeout("tcp", a, testnet.Patience)
 		if err == nil {
 			c.Close()
+			return fmt.Errorf("connect to %s: served, want it refused", a)
 		}
 		if !errors.Is(err, unix.ECONNREFUSED) {
-			return fmt.Errorf("connect to %s: %v, want it refused", a, err)
+			return fmt.Errorf("connect to %s: %w, want it refused", a, err)
 		}
 	}
 	return nil
