@@ -27,7 +27,7 @@ type omni struct {
 	// The goroutine that decides owns these.
 	variables  map[string][]string // by container id
 	asking     map[string]bool
-	begun      bool                 // the redirect was tried
+	begun      bool // the redirect was tried
 	redirected bool
 	warning    string // why there is none, where nothing but a restart mends it
 
