@@ -26,6 +26,9 @@ func (w *watch) decide() {
 			continue
 		}
 		who := describe(c, image)
+		if of := w.cfg.Table.Get(c.Landlord()); of != nil {
+			who.Networks = joined(of) // it reaches what its landlord reaches
+		}
 		for _, n := range c.Networks {
 			at[n.V4], at[n.V6] = c.ID, c.ID
 		}

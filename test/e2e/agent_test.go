@@ -139,8 +139,8 @@ func TestAgentRules(t *testing.T) {
 		})
 
 		// Who lives in the network of another shares its localhost; who lives in the host's has none of its own.
-		a.docker(append(append([]string{"run", "-d", "--name", "lodger", "--network", "container:web"}, project("shop", "lodger")...),
-			"--label", "connect.1010=docker:redis:6379", "legate-e2e/tools", "sleep", "600")...)
+		a.docker("run", "-d", "--name", "lodger", "--network", "container:web", // of no project: the network counts
+			"--label", "connect.1010=docker:shop/redis:6379", "legate-e2e/tools", "sleep", "600")
 		says("1010", "shop-redis-1")
 		a.docker(append(append([]string{"run", "-d", "--name", "hosted", "--network", "host"}, project("shop", "hosted")...),
 			"--label", "connect.1011=redis", "legate-e2e/tools", "sleep", "600")...)

@@ -169,8 +169,22 @@ func (h *Host) removeAll(ctx context.Context, list, remove string) error {
 	if err != nil || out == "" {
 		return err
 	}
-	_, err = h.Docker(ctx, append(strings.Fields(remove), strings.Fields(out)...)...)
-	return err
+	remover := append(strings.Fields(remove), strings.Fields(out)...)
+	_, err = h.Docker(ctx, remover...)
+	if err == nil || !strings.Contains(err.Error(), "is zombie") {
+		return err
+	}
+	// Engine 29 says so of a container in the host's pid namespace whose process has ended and is not yet
+	// waited for; a moment later it removes it.
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	return Poll(ctx, func() (bool, string) {
+		left, err := h.Docker(ctx, strings.Fields(list)...)
+		if err == nil && left != "" {
+			_, err = h.Docker(ctx, append(strings.Fields(remove), strings.Fields(left)...)...)
+		}
+		return err == nil, fmt.Sprint(err)
+	})
 }
 
 func tail(s string, lines int) string {
