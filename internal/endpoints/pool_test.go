@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"legate/internal/spec"
@@ -158,6 +159,8 @@ func TestKeep_ForgetsTheOthers(t *testing.T) {
 		w.set(two, tcp(2))
 		w.fail(tcp(2))
 		w.pool.Watch("link", *view(one, two), Urgent)
+		synctest.Wait()
+		w.wantProbes(tcp(1), 0)
 		w.pool.Keep([]spec.Target{two, named("never seen")})
 		w.wantOrder(0, []spec.Target{one, two}, tcp(2))
 		if a := w.pool.Answer(one); len(a.Endpoints) != 0 || !a.At.IsZero() {
