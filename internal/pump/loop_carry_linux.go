@@ -327,7 +327,7 @@ func (l *loop) passEnd(f *epollFlow, from uint8) {
 	last := dst.has(passed) && l.allDelivered(f)
 	src.set(passed)
 	if last {
-		l.end(f, ending{cause: CauseEOF})
+		l.endDelivered(f)
 		return
 	}
 	dst.set(unanswered)

@@ -104,10 +104,23 @@ func (l *loop) allDelivered(f *epollFlow) bool {
 func (l *loop) lookDelivered(f *epollFlow) {
 	const longest = 1000 // milliseconds
 	if l.allDelivered(f) {
-		l.end(f, ending{cause: CauseEOF})
+		l.endDelivered(f)
 		return
 	}
 	l.again(f, longest, never)
+}
+
+// endDelivered ends a flow whose queues are empty, unless it is a reset that has
+// emptied them: no event may have reported it yet.
+func (l *loop) endDelivered(f *epollFlow) {
+	for i := range f.s.side {
+		if p := &f.s.side[i]; p.has(plainTCP) {
+			p.set(failed)
+		}
+	}
+	if l.noticeErrors(f); f.s.phase != phaseBreaking {
+		l.end(f, ending{cause: CauseEOF})
+	}
 }
 
 // giveUp ends a flow as the handler wants it.

@@ -206,7 +206,10 @@ func (r *relay) interrupt() {
 // reset or a vanished host ends it.
 func (r *relay) deliver() {
 	for pause := time.Millisecond; r.first.Load() == nil; pause = min(2*pause, time.Second) {
-		if !r.client.hasUndelivered() && !r.endpoint.hasUndelivered() {
+		empty := !r.client.hasUndelivered() && !r.endpoint.hasUndelivered()
+		// Asked after the queues: a reset empties them.
+		r.noticeErrors()
+		if empty {
 			return
 		}
 		select {
@@ -214,10 +217,14 @@ func (r *relay) deliver() {
 			return
 		case <-time.After(pause):
 		}
-		for _, s := range []*side{r.client, r.endpoint} {
-			if s.check(hasError) {
-				r.broke(s, s.takeError())
-			}
+	}
+}
+
+// noticeErrors breaks a side that was reset, or whose host vanished.
+func (r *relay) noticeErrors() {
+	for _, s := range []*side{r.client, r.endpoint} {
+		if s.tcp && s.check(hasError) {
+			r.broke(s, s.takeError())
 		}
 	}
 }
