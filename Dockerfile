@@ -2,7 +2,7 @@
 # `docker exec NAME env` answers although there is no shell) and builds this. For several platforms:
 #
 #   for arch in amd64 arm64; do
-#     CGO_ENABLED=0 GOOS=linux GOARCH=$arch go build -trimpath -ldflags '-s -w' -o bin/image/linux-$arch/bin/legate ./cmd/legate
+#     CGO_ENABLED=0 GOOS=linux GOARCH=$arch go build -trimpath -tags grpcnotrace -ldflags '-s -w' -o bin/image/linux-$arch/bin/legate ./cmd/legate
 #     ln -sfn legate bin/image/linux-$arch/bin/env
 #   done
 #   docker buildx build --platform linux/amd64,linux/arm64 --tag legate .

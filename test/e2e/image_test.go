@@ -22,7 +22,7 @@ func (h host) memory(container string) string {
 
 func TestImage(t *testing.T) {
 	eachEngine(t, func(t *testing.T, w *world) {
-		const limit = 15_000_000
+		const limit = 22_000_000 // with every source in; etcd's gRPC is 9 MB of it
 		// Not what the engine says: since 29 that is the files and, besides,
 		// the compressed layers that it keeps.
 		w.a.run("docker create --name unpacked legate")
