@@ -182,20 +182,21 @@ func TestOperations_LinkDown(t *testing.T) {
 	const other = 1200
 	forwarding(t, fmt.Sprintf("%d=%s;hold=%v", inFront, backend(1), hold), fmt.Sprintf("%d=%s", other, backend(2)))
 	shift := shiftOf(t)
-	var dead, up time.Time
+	var o outage
 	both := startPeer(t, "rate", rating{Addrs: entrances(inFront), Rate: 20, Second: fmt.Sprintf("127.0.0.1:%d", other)})
 	var said string
 	both.hear(&said)
 	// Fewer at once than may wait.
 	r := shift.operateOn(t, "down", rating{Addrs: entrances(inFront), Rate: 50}, func() {
+		o.killed = time.Now()
 		servers[0].kill()
-		dead = time.Now()
+		o.dead = time.Now()
 		<-time.After(down)
 		serveName(t, 1)
-		up = time.Now()
+		o.up = time.Now()
 		testnet.Await(t, "the link to be up", func() bool { _, err := askName(fmt.Sprintf("127.0.0.1:%d", inFront), 1); return err == nil })
 	})
-	judgeDown(t, r, outage{dead, up, hold})
+	judgeDown(t, r, o, hold)
 	both.terminate()
 	var failedOver rated
 	both.hear(&failedOver)
@@ -207,13 +208,11 @@ func TestOperations_LinkDown(t *testing.T) {
 	}
 }
 
-// outage is the time in which a link had no endpoint.
-type outage struct {
-	dead, up time.Time
-	hold     time.Duration
-}
+// outage is the time in which a link had no endpoint. Between killed and dead a client may be the first to
+// find that out, or the last to be served.
+type outage struct{ killed, dead, up time.Time }
 
-func judgeDown(t testing.TB, r rated, o outage) {
+func judgeDown(t testing.TB, r rated, o outage, hold time.Duration) {
 	t.Helper()
 	waited, atOnce := 0, 0
 	for _, f := range r.Failures {
@@ -225,13 +224,13 @@ func judgeDown(t testing.TB, r rated, o outage) {
 		case !f.reset():
 			t.Errorf("it was not reset: %v", f)
 		case since < 0: // was being served
-		case since+f.Took < o.hold:
-			t.Errorf("it came %v after the end, and failed before %v were over: %v", since, o.hold, f)
-		case since < o.hold:
+		case f.Began.Add(f.Took).Before(o.killed.Add(hold)):
+			t.Errorf("it came %v after the end, and failed before %v were over: %v", since, hold, f)
+		case since < hold:
 			waited++
 		default:
 			atOnce++
-			if f.Took > o.hold/2 {
+			if f.Took > hold/2 {
 				t.Errorf("it came when the link had been down for %v, and was kept waiting: %v", since, f)
 			}
 		}
