@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"legate/internal/docker"
 	"legate/internal/spec"
 )
 
@@ -49,6 +50,27 @@ func TestAdmit(t *testing.T) {
 		err := a.Admit(c.link, &m)
 		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, want %q", name, err, c.want)
+		}
+	}
+}
+
+// Nothing but a container's own addresses is taken for the container: a socket
+// file has none, and most containers lack one of IPv6.
+func TestAdmit_SocketFileIsNobodys(t *testing.T) {
+	a := New(Config{Labels: spec.LabelConfig{Policy: spec.Policy{AllowTargets: []string{"unix:/run/redis.sock"}}}})
+	a.servers = map[string]spec.Container{"secret": {ID: "secret", Name: "vault", Project: "secret"}}
+	a.at = owners([]*docker.Container{{ID: "secret", Networks: []docker.Network{{Name: "secret", V4: netip.MustParseAddr("172.18.0.3")}}}})
+	web := spec.Container{ID: "web", Name: "web", Project: "shop"}
+	for _, c := range []struct {
+		endpoint spec.Endpoint
+		allowed  bool
+	}{
+		{spec.Endpoint{Protocol: spec.Unix, Path: "/run/redis.sock"}, true},
+		{spec.Endpoint{Protocol: spec.TCP, Addr: netip.MustParseAddrPort("172.18.0.3:80")}, false},
+	} {
+		m := c.endpoint.Plain()
+		if err := a.Admit(spec.Link{For: &web}, &m); (err == nil) != c.allowed {
+			t.Errorf("%v: %v, want allowed %t", c.endpoint, err, c.allowed)
 		}
 	}
 }

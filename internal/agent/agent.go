@@ -7,7 +7,9 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -45,7 +47,6 @@ type Agent struct {
 
 	mu      sync.Mutex // guards the following
 	spaces  map[string]*space
-	images  map[string]docker.Image // by id, of containers that ask for links
 	servers map[string]spec.Container
 	at      map[netip.Addr]string // whose address it is, by container id
 	late    error                 // why links are open only after a container has started
@@ -68,7 +69,7 @@ func New(cfg Config) *Agent {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	a := &Agent{cfg: cfg, starting: make(chan *starting), spaces: map[string]*space{}, images: map[string]docker.Image{}}
+	a := &Agent{cfg: cfg, starting: make(chan *starting), spaces: map[string]*space{}}
 	if cfg.Omni {
 		a.omni = newOmni()
 	}
@@ -86,6 +87,7 @@ func (a *Agent) Watch(ctx context.Context, set func(spec.Wish)) error {
 		Agent: a, set: set, life: life,
 		found: make(chan intercept.Found, 16), ended: make(chan *space, 16), told: make(chan error, 1), states: make(chan error, 1),
 		learned: make(chan variables, asksAtOnce),
+		images:  map[string]docker.Image{},
 		asked:   map[string]bool{},
 		unfound: map[string]unfound{},
 	}
@@ -117,10 +119,11 @@ type watch struct {
 	states  chan error // of the directory of namespaces
 	learned chan variables
 
-	asked   map[string]bool    // containers whose process is being asked for
-	unfound map[string]unfound // by container; guarded by the agent's mu
-	waiting []*starting        // containers that start when they have their links
-	lost    error              // the engine
+	images  map[string]docker.Image // by id
+	asked   map[string]bool         // containers whose process is being asked for
+	unfound map[string]unfound      // by container; guarded by the agent's mu
+	waiting []*starting             // containers that start when they have their links
+	lost    error                   // the engine
 }
 
 // regret is how long the engine is left alone after it was lost.
@@ -262,11 +265,12 @@ func (w *watch) leave(s *space) {
 }
 
 func (w *watch) releaseAll() {
-	for _, s := range w.spaces {
-		s.forget()
-		_ = s.ns.Close()
+	w.mu.Lock()
+	left := slices.Collect(maps.Values(w.spaces))
+	w.mu.Unlock()
+	for _, s := range left {
+		w.leave(s)
 	}
-	w.spaces = map[string]*space{}
 	for _, s := range w.waiting {
 		s.release()
 	}

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"errors"
+	"maps"
 	"strings"
 	"time"
 
@@ -29,9 +30,7 @@ func (a *Agent) Places(links []spec.Link) map[string]*spec.Place {
 	defer a.mu.Unlock()
 	opened := map[string]time.Time{}
 	for _, s := range a.spaces {
-		for name, at := range s.opened {
-			opened[name] = at
-		}
+		maps.Copy(opened, s.opened)
 	}
 	places := map[string]*spec.Place{}
 	for _, l := range links {

@@ -17,8 +17,9 @@ import (
 // decide sets the links of all containers that have a namespace now.
 func (w *watch) decide() {
 	wish := spec.Wish{}
-	servers, at := map[string]spec.Container{}, map[netip.Addr]string{}
+	servers := map[string]spec.Container{}
 	all := w.cfg.Table.All()
+	w.forgetImages(all)
 	for _, c := range all {
 		image, err := w.image(c)
 		if err != nil {
@@ -28,9 +29,6 @@ func (w *watch) decide() {
 		who := describe(c, image)
 		if of := w.cfg.Table.Get(c.Landlord()); of != nil {
 			who.Networks = joined(of) // it reaches what its landlord reaches
-		}
-		for _, n := range c.Networks {
-			at[n.V4], at[n.V6] = c.ID, c.ID
 		}
 		servers[c.ID] = who.Own(image.Labels, w.cfg.Labels.TrustImageLabels)
 		if err := spec.CheckAllow(servers[c.ID]); err != nil {
@@ -45,10 +43,33 @@ func (w *watch) decide() {
 		wish.Warnings = append(wish.Warnings, "links are opened only after a container has started: "+w.late.Error())
 	}
 	w.mu.Lock()
-	w.servers, w.at = servers, at
+	w.servers, w.at = servers, owners(all)
 	w.mu.Unlock()
 	w.set(wish)
 	w.answer(all)
+}
+
+// owners tells whose address it is, by container id.
+func owners(all []*docker.Container) map[netip.Addr]string {
+	at := map[netip.Addr]string{}
+	for _, c := range all {
+		for _, a := range addresses(c) {
+			at[a] = c.ID
+		}
+	}
+	return at
+}
+
+// addresses are a container's own, none while it does not run.
+func addresses(c *docker.Container) (list []netip.Addr) {
+	for _, n := range c.Networks {
+		for _, a := range []netip.Addr{n.V4, n.V6} {
+			if a.IsValid() {
+				list = append(list, a)
+			}
+		}
+	}
+	return list
 }
 
 // decideFor adds the links of one container.
@@ -94,9 +115,7 @@ func (w *watch) home(c *docker.Container) *space {
 
 // image is what a container has from its image. It is asked for once.
 func (w *watch) image(c *docker.Container) (docker.Image, error) {
-	w.mu.Lock()
 	image, known := w.images[c.ImageID]
-	w.mu.Unlock()
 	if known {
 		return image, nil
 	}
@@ -108,10 +127,18 @@ func (w *watch) image(c *docker.Container) (docker.Image, error) {
 	if image, err = client.Image(w.ctx, c.ImageID); err != nil {
 		return image, err
 	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
 	w.images[c.ImageID] = image
 	return image, nil
+}
+
+// forgetImages lets go of images that no container has any more: a host that
+// builds has a new one every minute.
+func (w *watch) forgetImages(all []*docker.Container) {
+	used := map[string]bool{}
+	for _, c := range all {
+		used[c.ImageID] = true
+	}
+	maps.DeleteFunc(w.images, func(id string, _ docker.Image) bool { return !used[id] })
 }
 
 // joined are the networks by which a container may reach another.

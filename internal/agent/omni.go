@@ -88,18 +88,6 @@ func (a *Agent) Route(client netip.Addr, port uint16) (spec.Listen, error) {
 	return spec.SwitchedListen(t.id, t.life, port), nil
 }
 
-// addresses are a container's own, none while it does not run.
-func addresses(c *docker.Container) (list []netip.Addr) {
-	for _, n := range c.Networks {
-		for _, a := range []netip.Addr{n.V4, n.V6} {
-			if a.IsValid() {
-				list = append(list, a)
-			}
-		}
-	}
-	return list
-}
-
 // decideOmni adds the links of omni mode.
 func (w *watch) decideOmni(all []*docker.Container, wish *spec.Wish) {
 	if w.omni == nil {

@@ -8,9 +8,8 @@ import (
 	"legate/internal/spec"
 )
 
-// The pace of all sources. A source is asked again after a failure with
-// doubling pauses between Floor and Ceiling, and never more often than Floor,
-// however many connects fail.
+// The pace of all sources: none is asked more often than Floor, however many
+// connects fail, and one that has to be polled not more rarely than Ceiling.
 const (
 	Floor   = time.Second
 	Ceiling = 30 * time.Second
