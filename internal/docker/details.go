@@ -1,13 +1,10 @@
 package docker
 
 import (
-	"cmp"
 	"context"
 	"slices"
-	"strconv"
-	"strings"
 
-	"legate/internal/spec"
+	"github.com/moby/moby/api/types/network"
 )
 
 // DefaultNamespaces is where the engine keeps the network namespaces of its
@@ -16,11 +13,10 @@ const DefaultNamespaces = "/var/run/docker/netns"
 
 // PID returns the process of a container that runs, as this host numbers it; 0:
 // it does not run. The engine does not answer while it starts that container.
-// The error is a *spec.UserError, unless ctx ended.
+// The error is a *spec.UserError, unless ctx ended or there is no such
+// container.
 func (c *Client) PID(ctx context.Context, id string) (int, error) {
-	limited, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	r, err := c.inspect(limited, id)
+	r, err := c.inspect(ctx, id)
 	if err != nil || r.State == nil {
 		return 0, err
 	}
@@ -29,11 +25,9 @@ func (c *Client) PID(ctx context.Context, id string) (int, error) {
 
 // Variables returns a container's environment, as NAME=VALUE. The engine does
 // not answer while it starts that container. The error is a *spec.UserError,
-// unless ctx ended.
+// unless ctx ended or there is no such container.
 func (c *Client) Variables(ctx context.Context, id string) ([]string, error) {
-	limited, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	r, err := c.inspect(limited, id)
+	r, err := c.inspect(ctx, id)
 	if err != nil || r.Config == nil {
 		return nil, err
 	}
@@ -62,10 +56,8 @@ func (c *Client) Image(ctx context.Context, id string) (Image, error) {
 	}
 	i := Image{Labels: r.Config.Labels, Variables: r.Config.Env}
 	for text := range r.Config.ExposedPorts {
-		number, protocol, _ := strings.Cut(text, "/")
-		port, err := strconv.ParseUint(number, 10, 16)
-		if p := spec.Protocol(protocol); err == nil && (p == spec.TCP || p == spec.UDP || p == "") {
-			i.Ports = append(i.Ports, Port{cmp.Or(p, spec.TCP), uint16(port)})
+		if p, err := network.ParsePort(text); err == nil {
+			i.Ports = append(i.Ports, portOf(p)...)
 		}
 	}
 	slices.SortFunc(i.Ports, Port.Compare)

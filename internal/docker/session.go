@@ -291,9 +291,8 @@ type stream struct {
 }
 
 // events returns when the engine has begun to tell them, or refused, which is
-// told by the stream. Questions of its
-// health checks are left out: a container with one makes three events each
-// time.
+// told by the stream. Questions of its health checks are left out: a container
+// with one makes three events each time.
 func (c *Client) events(ctx context.Context) (*stream, error) {
 	inner, cancel := context.WithCancel(ctx)
 	late := time.AfterFunc(timeout, cancel)

@@ -32,8 +32,8 @@ type Found struct {
 
 // WatchConfig says what Watch follows.
 type WatchConfig struct {
-	// Dir is where the engine keeps the files of its namespaces, which need not
-	// exist yet; "": /var/run/docker/netns.
+	// Dir, required, is where the engine keeps the files of its namespaces. It
+	// need not exist yet.
 	Dir string
 	// Found, required, is called by Watch itself and in turn, so what it waits
 	// for delays the containers that start meanwhile. The same namespace may
@@ -49,10 +49,7 @@ type WatchConfig struct {
 	Patience time.Duration
 }
 
-const (
-	defaultDir      = "/var/run/docker/netns"
-	defaultPatience = 5 * time.Second
-)
+const defaultPatience = 5 * time.Second
 
 // idLength is how many hexadecimal digits the id of a container has.
 const idLength = 64

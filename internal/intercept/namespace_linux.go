@@ -93,9 +93,10 @@ func (ns *Namespace) ID() string { return ns.id }
 func (ns *Namespace) Close() error { return ns.file.Close() }
 
 // Do runs f on a thread that is inside the namespace, and returns its error,
-// or one that wraps os.ErrClosed after Close. Sockets that f makes stay there. f must do nothing else: goroutines
-// that it starts are outside, and a path in /proc/net or /sys is not the
-// namespace's. It must not wait either, as a thread waits with it.
+// or one that wraps os.ErrClosed after Close. Sockets that f makes stay there. f
+// must do nothing else: goroutines that it starts are outside, and a path in
+// /proc/net or /sys is not the namespace's. It must not wait either, as a thread
+// waits with it.
 func (ns *Namespace) Do(f func() error) error {
 	raw, err := ns.file.SyscallConn()
 	if err != nil {
@@ -107,19 +108,4 @@ func (ns *Namespace) Do(f func() error) error {
 		return fmt.Errorf("enter network namespace: %w", os.ErrClosed) // its only reason, and package os does not say it so
 	}
 	return result
-}
-
-// Socket makes an unconnected, non-blocking socket in the namespace: its
-// connect, wherever that is called, starts from there. The arguments are those
-// of socket(2); the caller owns the descriptor.
-func (ns *Namespace) Socket(family, kind, protocol int) (int, error) {
-	fd := -1
-	err := ns.Do(func() (err error) {
-		fd, err = unix.Socket(family, kind|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, protocol)
-		return err
-	})
-	if err != nil {
-		return -1, fmt.Errorf("make a socket in a network namespace: %w", err)
-	}
-	return fd, nil
 }

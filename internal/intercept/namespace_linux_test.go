@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -282,56 +281,12 @@ func TestDo_AfterCloseIsAnError(t *testing.T) {
 	}
 }
 
-// The connect is made outside, as pump does it.
-func TestSocket_ConnectsFromInside(t *testing.T) {
+func TestOf_ProcessThatHasEnded(t *testing.T) {
 	testnet.CheckLeaks(t)
-	ns := newTenant(t).open(t)
-	loopbackUp(t, ns)
-	var l net.Listener
-	if err := ns.Do(func() (err error) {
-		l, err = net.Listen("tcp", "127.0.0.1:7001")
-		return err
-	}); err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	fd, err := ns.Socket(unix.AF_INET, unix.SOCK_STREAM, unix.IPPROTO_TCP)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer unix.Close(fd)
-	err = unix.Connect(fd, &unix.SockaddrInet4{Port: 7001, Addr: [4]byte{127, 0, 0, 1}})
-	if err != nil && !errors.Is(err, unix.EINPROGRESS) {
-		t.Fatal(err)
-	}
-	c, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0); err != nil || flags&unix.O_NONBLOCK == 0 {
-		t.Errorf("flags %x, %v: it would block who connects it", flags, err)
-	}
-	if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err != nil || flags&unix.FD_CLOEXEC == 0 {
-		t.Errorf("flags %x, %v: children would inherit it", flags, err)
-	}
-}
-
-func TestAll_LeavesOutWhatHasEnded(t *testing.T) {
-	testnet.CheckLeaks(t)
-	a, dead, b := newTenant(t), newTenant(t), newTenant(t)
+	dead := newTenant(t)
 	dead.kill()
-	found, err := All([]int{a.pid, dead.pid, b.pid})
-	if err != nil || len(found) != 2 || found[0].PID != a.pid || found[1].PID != b.pid {
-		t.Errorf("found %v, %v, want processes %d and %d", found, err, a.pid, b.pid)
-	}
-	for _, f := range found {
-		f.Namespace.Close()
-	}
-	if _, err := Of(dead.pid); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("a process that has ended: %v", err)
-	}
-	if _, err := Of(dead.pid); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("process %d", dead.pid)) {
-		t.Errorf("error %v does not name the process", err)
+	_, err := Of(dead.pid)
+	if !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), fmt.Sprintf("process %d", dead.pid)) {
+		t.Errorf("error %v, want that there is no process %d", err, dead.pid)
 	}
 }

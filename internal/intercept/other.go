@@ -25,9 +25,6 @@ func (*Namespace) Close() error { return nil }
 // Do fails with errors.ErrUnsupported.
 func (*Namespace) Do(func() error) error { return errors.ErrUnsupported }
 
-// Socket fails with errors.ErrUnsupported.
-func (*Namespace) Socket(int, int, int) (int, error) { return -1, errors.ErrUnsupported }
-
 // Bind fails with errors.ErrUnsupported.
 func Bind(*Namespace, spec.Link, func(spec.Link) ([]pump.Listener, error)) ([]pump.Listener, error) {
 	return nil, errors.ErrUnsupported
@@ -35,9 +32,6 @@ func Bind(*Namespace, spec.Link, func(spec.Link) ([]pump.Listener, error)) ([]pu
 
 // Of fails with errors.ErrUnsupported.
 func Of(int) (Found, error) { return Found{}, errors.ErrUnsupported }
-
-// All fails with errors.ErrUnsupported.
-func All([]int) ([]Found, error) { return nil, errors.ErrUnsupported }
 
 // Watch fails with errors.ErrUnsupported.
 func Watch(context.Context, WatchConfig) error { return errors.ErrUnsupported }

@@ -13,8 +13,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Of returns the namespace of a process and the container that it is in. The error wraps fs.ErrNotExist when there is no such process (any
-// more), and is a *spec.UserError when this process may not ask.
+// Of returns the namespace of a process and the container that it is in. The
+// error wraps fs.ErrNotExist when there is no such process (any more), and is a
+// *spec.UserError when this process may not ask.
 func Of(pid int) (Found, error) {
 	p, err := openProcess(pid)
 	if err != nil {
@@ -45,24 +46,6 @@ func isHost(id string) bool {
 }
 
 func of(pid int) string { return "of process " + strconv.Itoa(pid) }
-
-// All returns the namespaces of those processes that are alive, in the order
-// of pids, each with a handle of its own, also where two are in the same one.
-// Those that may not be asked are left out; the error tells of them.
-func All(pids []int) ([]Found, error) {
-	var all []Found
-	var errs []error
-	for _, pid := range pids {
-		f, err := Of(pid)
-		switch {
-		case err == nil:
-			all = append(all, f)
-		case !errors.Is(err, fs.ErrNotExist):
-			errs = append(errs, err)
-		}
-	}
-	return all, errors.Join(errs...)
-}
 
 // process is an open directory of /proc. Names below it are those of that very
 // process, also when another has been given its number.

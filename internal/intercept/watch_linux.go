@@ -23,9 +23,6 @@ import (
 // It never says that a namespace ended: the engine removes its file a minute
 // later. See Life.
 func Watch(ctx context.Context, c WatchConfig) error {
-	if c.Dir == "" {
-		c.Dir = defaultDir
-	}
 	if c.Patience == 0 {
 		c.Patience = defaultPatience
 	}

@@ -33,8 +33,9 @@ type Listen struct {
 	Port uint16
 	// Path of a unix socket; Host and Port are then zero.
 	Path string
-	// Namespace is the id of the container in whose network namespace the
-	// socket is; "": ours. No text names it.
+	// Namespace tells the network namespace that the socket is in from others;
+	// "": it is ours. A link without a socket has SwitchedListen. No text names
+	// it.
 	Namespace string
 }
 

@@ -71,7 +71,7 @@ func (b *dockerBench) Sources(t testing.TB, at string) map[string]discover.Sourc
 		config.Host = "unix://" + cmp.Or(at, b.Path)
 	}
 	return map[string]discover.Source{spec.SourceDocker: adapter.New(adapter.Config{
-		Engine: config, Own: docker.Own{Mountinfo: nowhere, Cgroup: nowhere, Hostname: "the-host"},
+		Table: docker.NewTable(config), Own: docker.Own{Mountinfo: nowhere, Cgroup: nowhere, Hostname: "the-host"},
 	})}
 }
 

@@ -13,11 +13,7 @@ import (
 
 // Config says which engine to ask, and as whom.
 type Config struct {
-	// Engine is where the engine is; its zero value is the local socket. It is
-	// not used where there is a Table.
-	Engine docker.Config
-	// Table is the containers where somebody else reads them, too; nil: one
-	// that nobody shares.
+	// Table is the engine's containers. Required.
 	Table *docker.Table
 	// Own finds the container that this process runs in, whose Compose project
 	// and networks are those that names and addresses are chosen for; its zero
@@ -44,9 +40,6 @@ const forgetAfter = 10 * time.Minute
 // New returns a source. Nothing is asked before the first Watch.
 func New(c Config) *Source {
 	s := &Source{table: c.Table, memories: map[spec.Target]*memory{}}
-	if s.table == nil {
-		s.table = docker.NewTable(c.Engine)
-	}
 	s.own, _ = c.Own.ID() // outside any container everything of this host can be reached
 	return s
 }

@@ -228,7 +228,7 @@ func testModes(t *testing.T, e *engine) {
 
 func testMany(t *testing.T, e *engine) {
 	c := count(t, e.Path)
-	s := adapter.New(adapter.Config{Engine: docker.Config{Host: c.host}, Own: as(t, "")})
+	s := adapter.New(adapter.Config{Table: docker.NewTable(docker.Config{Host: c.host}), Own: as(t, "")})
 	var watches []*watch
 	for i := range 200 {
 		w := ask(t, s, fmt.Sprintf("svc%d", i))

@@ -60,7 +60,7 @@ func as(t *testing.T, id string) docker.Own {
 
 func (e *engine) source(t *testing.T, own string) *adapter.Source {
 	t.Helper()
-	return adapter.New(adapter.Config{Engine: docker.Config{Host: e.Host}, Own: as(t, own)})
+	return adapter.New(adapter.Config{Table: docker.NewTable(docker.Config{Host: e.Host}), Own: as(t, own)})
 }
 
 // watch collects what a source says of one name.
