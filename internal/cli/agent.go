@@ -45,10 +45,10 @@ its first instruction where the engine's namespace directory can be watched; the
 is no NAT and nothing to clean up.
 
 A word without a dot, colon or slash is looked up in all sources of --source, whose
-endpoints are used together; a dotted name is one of DNS, and any TARGET of legate run
-will do (legate run --help), but what only this host may reach (unix:, file:, an own consul:// or etcd://
-server, loopback and link-local addresses, addresses of this host) needs
---allow-target.
+endpoints are used together; a dotted name is one of DNS, and any TARGET of legate
+run will do (legate run --help), but what only this host may reach (unix:, file:, an
+own consul:// or etcd:// server, loopback and link-local addresses, addresses of this
+host) needs --allow-target.
 
 A server accepts callers of its own Compose project or of a network that it shares;
 its label legate.allow names others. Labels that a container has from its image are
