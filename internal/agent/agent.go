@@ -57,6 +57,7 @@ type Agent struct {
 type space struct {
 	container string
 	ns        *intercept.Namespace
+	socket    pump.SocketFunc      // of ns
 	forget    func()               // ends the watch over its first process
 	opened    map[string]time.Time // by link, when its sockets were made; guarded by the agent's mu
 }
@@ -235,7 +236,7 @@ func (w *watch) enter(f intercept.Found) {
 		_ = f.Namespace.Close()
 		return
 	}
-	s := &space{container: f.Container, ns: f.Namespace, opened: map[string]time.Time{}}
+	s := &space{container: f.Container, ns: f.Namespace, socket: f.Namespace.Socket, opened: map[string]time.Time{}}
 	forget, err := w.life.Watch(f.PID, f.Namespace, func() { hand(w.ctx, w.ended, s) })
 	if err != nil { // it has ended already
 		_ = f.Namespace.Close()

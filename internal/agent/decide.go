@@ -34,8 +34,11 @@ func (w *watch) decide() {
 		if err := spec.CheckAllow(servers[c.ID]); err != nil {
 			wish.Warnings = append(wish.Warnings, err.Error())
 		}
-		if spec.AsksForLinks(c.Labels) {
+		switch {
+		case spec.AsksForLinks(c.Labels):
 			w.decideFor(c, who, image, &wish)
+		case c.Mode == "none" && c.Runs() && w.home(c) == nil:
+			w.ask(c, &wish) // nobody reaches it but from inside
 		}
 	}
 	w.decideOmni(all, &wish)
@@ -101,16 +104,16 @@ func (w *watch) decideFor(c *docker.Container, who spec.Container, image docker.
 }
 
 // home is the namespace that a container lives in; nil: it is not known.
-func (w *watch) home(c *docker.Container) *space {
-	w.mu.Lock()
-	defer w.mu.Unlock()
+func (a *Agent) home(c *docker.Container) *space {
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	if landlord := c.Landlord(); landlord != "" {
-		if of := w.cfg.Table.Get(landlord); of != nil {
-			return w.spaces[of.ID]
+		if of := a.cfg.Table.Get(landlord); of != nil {
+			return a.spaces[of.ID]
 		}
 		return nil
 	}
-	return w.spaces[c.ID]
+	return a.spaces[c.ID]
 }
 
 // image is what a container has from its image. It is asked for once.
@@ -179,6 +182,26 @@ func (a *Agent) Open(l spec.Link) ([]pump.Listener, error) {
 	return nil, errors.New("the container has ended")
 }
 
+// errNotHere is of an endpoint whose container's network is not known, yet or
+// any more.
+var errNotHere = errors.New("the network of its container is not known")
+
+// Way leads to a container from inside its own network, where that is known:
+// no other has to lead there, no packet filter of the engine is in between, and
+// an address that is another container's by now is not taken for its own.
+func (a *Agent) Way(e *spec.Endpoint) (namespace string, socket pump.SocketFunc, err error) {
+	c := a.cfg.Table.Get(e.Container)
+	if c != nil {
+		if s := a.home(c); s != nil {
+			return s.ns.ID(), s.socket, nil
+		}
+	}
+	if e.Inside {
+		return "", nil, errNotHere
+	}
+	return "", nil, nil
+}
+
 // Admit says why the container that a link is for may not go to an endpoint;
 // nil: it may.
 func (a *Agent) Admit(l spec.Link, m *spec.Member) error {
@@ -187,8 +210,11 @@ func (a *Agent) Admit(l spec.Link, m *spec.Member) error {
 	}
 	// Also of a container, which may be in the host's network: what listens on
 	// loopback there counts on not being reached from outside.
-	if err := a.cfg.Labels.Policy.MayReach(*l.For, m.Endpoint, m.Container != "" || a.byOperator(l)); err != nil {
-		return err
+	// Unless it is the container's own loopback.
+	if !m.Inside {
+		if err := a.cfg.Labels.Policy.MayReach(*l.For, m.Endpoint, m.Container != "" || a.byOperator(l)); err != nil {
+			return err
+		}
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -38,7 +38,7 @@ func (w *watch) ask(c *docker.Container, wish *spec.Wish) {
 	before := w.unfound[c.ID]
 	w.mu.Unlock()
 	if before.tries >= surelyUnfound {
-		wish.Warnings = append(wish.Warnings, fmt.Sprintf("container %s has no links: its network namespace was not found: %v", c.Name, advise(before.err)))
+		wish.Warnings = append(wish.Warnings, fmt.Sprintf("no link is opened in container %s, nor reaches it from inside: its network namespace was not found: %v", c.Name, advise(before.err)))
 	}
 	if w.asked[c.ID] {
 		return

@@ -181,12 +181,13 @@ func (d *Daemon) build() (err error) {
 	case err != nil:
 		return fmt.Errorf("start engine: %w", err)
 	}
-	runner := check.Runner{Dial: d.connect}
+	connect := func(ctx context.Context, e spec.Endpoint) (net.Conn, error) { return d.forwarder.Connect(ctx, e) }
+	runner := check.Runner{Dial: connect}
 	d.pool = endpoints.New(endpoints.Config{
 		Dial: func(ctx context.Context, e spec.Endpoint, within time.Duration) error {
 			return d.forwarder.Dial(ctx, e, within)
 		},
-		Connect: d.connect,
+		Connect: connect,
 		Check: func(ctx context.Context, e spec.Endpoint, c spec.Check) error {
 			return runner.Run(ctx, c, e)
 		},
@@ -205,22 +206,12 @@ func (d *Daemon) build() (err error) {
 	}
 	open := d.sockets.bind
 	if d.agent != nil {
-		open, forwarding.Admit = d.agent.Open, d.agent.Admit
+		open, forwarding.Admit, forwarding.Way = d.agent.Open, d.agent.Admit, d.agent.Way
 	}
 	forwarding.Open = func(l spec.Link) ([]pump.Listener, error) { return d.sockets.open(l, open) }
 	d.forwarder = forward.New(forwarding)
-	d.discovery = discover.New(discover.Config{Set: d.learn, Sources: d.cfg.Sources.open(d.containers), Log: d.cfg.Log})
+	d.discovery = discover.New(discover.Config{Set: d.learn, Sources: d.cfg.Sources.open(d.containers, d.agent != nil), Log: d.cfg.Log})
 	return nil
-}
-
-// connect is for questions to endpoints beside all flows. Whoever asks names
-// the endpoint, so the error does not.
-func (d *Daemon) connect(ctx context.Context, e spec.Endpoint) (net.Conn, error) {
-	c, err := d.forwarder.Connect(ctx, e)
-	if op, ok := errors.AsType[*net.OpError](err); ok {
-		err = op.Err
-	}
-	return c, err
 }
 
 // learn passes on what a source said.

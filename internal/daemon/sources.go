@@ -29,8 +29,9 @@ func (c SourceConfig) engine() engine.Config {
 	return engine.FromEnvironment(func(name string) string { return getenv(c.Environ, name) })
 }
 
-// open makes the sources. The table is that of the engine's containers.
-func (c SourceConfig) open(table *engine.Table) map[string]discover.Source {
+// open makes the sources. The table is that of the engine's containers, and
+// enters tells that connections may start inside their networks.
+func (c SourceConfig) open(table *engine.Table, enters bool) map[string]discover.Source {
 	get := func(name string) string { return getenv(c.Environ, name) }
 	names := dns.New(dns.Config{Servers: c.DNS})
 	registry := consul.New(consul.Config{Getenv: get})
@@ -41,7 +42,7 @@ func (c SourceConfig) open(table *engine.Table) map[string]discover.Source {
 		spec.SourceConsul:   registry,
 		spec.SourceConsulKV: registry,
 		spec.SourceEtcd:     etcd.New(etcd.Config{Getenv: get}),
-		spec.SourceDocker:   docker.New(docker.Config{Table: table}),
+		spec.SourceDocker:   docker.New(docker.Config{Table: table, Enters: enters}),
 		spec.SourceFile:     discover.File{},
 	}
 }
@@ -69,7 +70,7 @@ func Resolve(ctx context.Context, c SourceConfig, targets []spec.Target) map[spe
 	var mu sync.Mutex // guards found
 	found := map[spec.Target]spec.Answer{}
 	known := newAnswers()
-	d := discover.New(discover.Config{Sources: c.open(engine.NewTable(c.engine())), Set: func(t spec.Target, a spec.Answer) {
+	d := discover.New(discover.Config{Sources: c.open(engine.NewTable(c.engine()), false), Set: func(t spec.Target, a spec.Answer) {
 		mu.Lock()
 		found[t] = a
 		mu.Unlock()

@@ -130,7 +130,7 @@ func (b *binding) append(a *spec.Answer, seen map[spec.Endpoint]int, p *kept) er
 	case port == 0:
 		return fmt.Errorf("find endpoints of %s: its source names %s without a port", b.target, p.Host)
 	case err == nil:
-		return b.add(a, seen, p, spec.Endpoint{Protocol: b.target.Protocol, Addr: netip.AddrPortFrom(addr.Unmap().WithZone(""), port), Container: p.Container})
+		return b.add(a, seen, p, spec.Endpoint{Protocol: b.target.Protocol, Addr: netip.AddrPortFrom(addr.Unmap().WithZone(""), port), Container: p.Container, Inside: p.Inside})
 	}
 	t := b.names[p.Host]
 	if t == nil {

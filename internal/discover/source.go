@@ -72,6 +72,9 @@ type Place struct {
 	Priority  uint16 // lower ones are used first (RFC 2782)
 	On        string // the name of the host that it is on; "": not known
 	Container string // the id of the container behind it; "": not known
+	// Inside: Host is an address in the network of Container, and reached from
+	// there alone.
+	Inside bool
 	// Unhealthy is why its source finds it unhealthy; "": it does not.
 	Unhealthy string
 }

@@ -4,9 +4,12 @@ import (
 	"io"
 	"net"
 	"strings"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
+	"legate/internal/pump"
 	"legate/internal/spec"
 	"legate/internal/testnet"
 )
@@ -203,10 +206,64 @@ func TestLoops_KnowsItsOwnAddresses(t *testing.T) {
 	} {
 		lo.set([]spec.Listen{c.listen})
 		_, e := fixed(c.endpoint, spec.TCP)
-		if got := lo.has(&e); got != c.want {
+		if got := lo.has(&e, ""); got != c.want {
 			t.Errorf("listening on %v, endpoint %s: loop %v", c.listen, c.endpoint, got)
 		}
+		if lo.has(&e, "4:5") {
+			t.Errorf("listening on %v, endpoint %s of another network namespace: loop", c.listen, c.endpoint)
+		}
+		c.listen.Namespace = "4:5"
+		lo.set([]spec.Listen{c.listen})
+		if got := lo.has(&e, "4:5"); got != c.want || lo.has(&e, "") {
+			t.Errorf("listening on %v in a network namespace, endpoint %s there: loop %v", c.listen, c.endpoint, got)
+		}
 	}
+}
+
+// An endpoint inside a container's network is reached with sockets of that, and
+// means nothing to who cannot make one.
+func TestAttempt_EndpointInsideAContainer(t *testing.T) {
+	inside := func(address string) spec.Member {
+		_, e := fixed(address, spec.TCP)
+		e.Container, e.Inside = "0123456789abcdef", true
+		return e.Plain()
+	}
+	serve := func(w *world, m spec.Member) {
+		name := spec.Target{Source: spec.SourceDocker, Protocol: spec.TCP, Host: "redis"}
+		w.pool.Set(name, spec.Answer{Endpoints: []spec.Member{m}, At: time.Now()})
+		w.link.Targets = []spec.Target{name}
+		w.apply()
+	}
+	var made atomic.Int64
+	w := newWorld(t, nil)
+	w.fw.cfg.Way = func(e *spec.Endpoint) (string, pump.SocketFunc, error) {
+		if e.Container != "0123456789abcdef" {
+			t.Errorf("asked for the way to %v", *e)
+		}
+		return "4:5", func(domain, kind int) (int, error) {
+			made.Add(1)
+			return syscall.Socket(domain, kind|syscall.SOCK_NONBLOCK|syscall.SOCK_CLOEXEC, 0)
+		}, nil
+	}
+	m := inside(say(t, "here"))
+	serve(w, m)
+	w.answers("here")
+	if made.Load() != 1 {
+		t.Errorf("%d sockets were made for one connection", made.Load())
+	}
+	c, err := w.fw.Connect(t.Context(), m.Endpoint)
+	if err != nil || made.Load() != 2 {
+		t.Fatalf("a question to it: %v, with %d sockets made", err, made.Load())
+	}
+	c.Close()
+	if s := w.status(); s.Endpoints[0].Address != m.Addr.String()+"@0123456789ab" {
+		t.Errorf("it is shown as %q", s.Endpoints[0].Address)
+	}
+
+	w = newWorld(t, func(o *spec.Options) { o.Hold = 0 })
+	serve(w, m)
+	w.refuses(soon)
+	w.eventually(func(s spec.LinkStatus) bool { return strings.Contains(s.Endpoints[0].LastError, "from inside its container's network only") })
 }
 
 // The other address of a name hides a silent one from whoever dials; a probe

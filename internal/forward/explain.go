@@ -142,7 +142,7 @@ func (l *link) verdictServed(order []*endpoints.Candidate) string {
 	}
 	text += ")"
 	switch {
-	case l.fw.loops.has(&first.Endpoint):
+	case l.fw.loopsAt(&first.Endpoint):
 		text += ", which is refused: it would loop, since that is our own listener"
 	case isBad(first):
 		text += ", though it is " + string(first.Health) + ", since no better one is there"
@@ -217,7 +217,7 @@ func (l *link) notes() (notes []string) {
 		if note := l.headerNote(c.Endpoint); note != "" {
 			notes = append(notes, c.Endpoint.String()+" "+note)
 		}
-		if l.fw.loops.has(&c.Endpoint) {
+		if l.fw.loopsAt(&c.Endpoint) {
 			notes = append(notes, c.Endpoint.String()+" is our own listener: connections to it are refused, since they would loop")
 		}
 		if c.Health == spec.HealthUnhealthy {

@@ -29,7 +29,12 @@ type Config struct {
 	// may go to all. It is asked again for live connections at every Apply, and
 	// must not call the Forwarder.
 	Admit func(spec.Link, *spec.Member) error
-	Log   *slog.Logger // nil discards
+	// Way says from where an endpoint that is a container's is reached, or why
+	// it is not: a network namespace as in spec.Listen, and what makes a socket
+	// there, which are zero for here. nil: all are reached from here. It is
+	// asked at each attempt.
+	Way func(*spec.Endpoint) (namespace string, socket pump.SocketFunc, err error)
+	Log *slog.Logger // nil discards
 	// LogConnections logs one line per connection, at its end.
 	LogConnections bool
 }
@@ -136,16 +141,14 @@ func served(all []applied) (links []spec.Link) {
 }
 
 // listens are the addresses of ours that connections to endpoints could come
-// back to: those in other namespaces are reached from there alone.
+// back to.
 func (fw *Forwarder) listens(links []spec.Link) []spec.Listen {
 	out := make([]spec.Listen, 0, len(links))
 	for _, b := range fw.boards() {
 		out = append(out, b.listen)
 	}
 	for _, s := range links {
-		if s.Listen.Namespace == "" {
-			out = append(out, s.Listen)
-		}
+		out = append(out, s.Listen)
 	}
 	return out
 }

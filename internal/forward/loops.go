@@ -44,10 +44,11 @@ func (lo *loops) set(ours []spec.Listen) {
 	lo.ours.Store(&index)
 }
 
-// has tells whether a connection to e would come back to us.
-func (lo *loops) has(e *spec.Endpoint) bool {
+// has tells whether a connection to e from a network namespace would come back
+// to us.
+func (lo *loops) has(e *spec.Endpoint, namespace string) bool {
 	for _, l := range (*lo.ours.Load())[uint32(e.Addr.Port())] {
-		if l.Protocol != e.Protocol || l.Path != e.Path {
+		if l.Protocol != e.Protocol || l.Path != e.Path || l.Namespace != namespace {
 			continue
 		}
 		if e.Protocol == spec.Unix || lo.reaches(l.Host, e.Addr.Addr().Unmap()) {
@@ -102,30 +103,52 @@ func (lo *loops) readAddresses() {
 	}
 }
 
-// leg is the way to an endpoint.
+// errInside is the failure of an attempt at an endpoint that means nothing
+// here.
+var errInside = errors.New("it is reached from inside its container's network only, which this process does not enter")
+
+func (fw *Forwarder) way(e *spec.Endpoint) (namespace string, socket pump.SocketFunc, err error) {
+	switch {
+	case fw.cfg.Way != nil && e.Container != "":
+		return fw.cfg.Way(e)
+	case e.Inside:
+		return "", nil, errInside
+	}
+	return "", nil, nil
+}
+
+// loopsAt tells whether an endpoint is one of our own listeners.
+func (fw *Forwarder) loopsAt(e *spec.Endpoint) bool {
+	namespace, _, err := fw.way(e)
+	return err == nil && fw.loops.has(e, namespace)
+}
+
+// leg is how to connect to an endpoint.
 func (fw *Forwarder) leg(e *spec.Endpoint, timeout time.Duration) pump.Leg {
 	leg := pump.Leg{Network: pump.Network(e.Protocol), Addr: e.Addr, Path: e.Path, Timeout: timeout}
-	if fw.loops.has(e) {
+	namespace, socket, err := fw.way(e)
+	switch {
+	case err != nil:
+		leg.Refuse = err
+	case fw.loops.has(e, namespace):
 		leg.Refuse = ErrLoop
 	}
+	leg.Socket = socket
 	return leg
 }
 
 // Dial connects to an endpoint and closes the connection: what the pool of
 // endpoints probes with.
 func (fw *Forwarder) Dial(ctx context.Context, e spec.Endpoint, timeout time.Duration) error {
-	return fw.cfg.Engine.Dial(ctx, fw.leg(&e, timeout))
+	c, err := fw.cfg.Engine.Dial(ctx, fw.leg(&e, timeout))
+	if err != nil {
+		return err
+	}
+	return c.Close()
 }
 
 // Connect makes a connection to an endpoint, for checks and whoever else wants
 // to talk to one beside all flows.
 func (fw *Forwarder) Connect(ctx context.Context, e spec.Endpoint) (net.Conn, error) {
-	if fw.loops.has(&e) {
-		return nil, ErrLoop
-	}
-	var d net.Dialer
-	if e.Protocol == spec.Unix {
-		return d.DialContext(ctx, "unix", e.Path)
-	}
-	return d.DialContext(ctx, string(e.Protocol), e.Addr.String())
+	return fw.cfg.Engine.Dial(ctx, fw.leg(&e, 0))
 }

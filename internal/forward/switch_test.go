@@ -188,7 +188,7 @@ func TestSwitch_ItsAddressIsOursAsAnEndpoint(t *testing.T) {
 	s := newSwitched(t)
 	_, e := fixed(s.addr, spec.TCP)
 	s.set()
-	if !s.fw.loops.has(&e) {
+	if !s.fw.loops.has(&e, "") {
 		t.Error("a link could lead to it, which would loop")
 	}
 }

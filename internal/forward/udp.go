@@ -41,10 +41,10 @@ func (l *link) nextUDP(p *pump.Flow, a pump.Attempt) pump.Step {
 	}
 	ps := f.pass
 	ps.lastErr = why
-	if len(ps.candidates) > 0 && l.fw.loops.has(&ps.candidates[0].Endpoint) {
+	if len(ps.candidates) > 0 && l.fw.loopsAt(&ps.candidates[0].Endpoint) {
 		ps.nothing()
 	}
-	ps.candidates = slices.DeleteFunc(ps.candidates, func(c *endpoints.Candidate) bool { return l.fw.loops.has(&c.Endpoint) })
+	ps.candidates = slices.DeleteFunc(ps.candidates, func(c *endpoints.Candidate) bool { return l.fw.loopsAt(&c.Endpoint) })
 	switch {
 	case full:
 		return l.giveUp(f, ErrEndpointsFull)

@@ -109,3 +109,18 @@ func (ns *Namespace) Do(f func() error) error {
 	}
 	return result
 }
+
+// Socket makes an unconnected, non-blocking socket in the namespace, as
+// pump.Leg.Socket wants it: its connect, wherever that is called, starts from
+// there. domain and kind are as in socket(2); the caller owns the descriptor.
+func (ns *Namespace) Socket(domain, kind int) (int, error) {
+	fd := -1
+	err := ns.Do(func() (err error) {
+		fd, err = unix.Socket(domain, kind|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+		return err
+	})
+	if err != nil {
+		return -1, fmt.Errorf("make a socket in a network namespace: %w", err)
+	}
+	return fd, nil
+}

@@ -25,6 +25,9 @@ func (*Namespace) Close() error { return nil }
 // Do fails with errors.ErrUnsupported.
 func (*Namespace) Do(func() error) error { return errors.ErrUnsupported }
 
+// Socket fails with errors.ErrUnsupported.
+func (*Namespace) Socket(int, int) (int, error) { return -1, errors.ErrUnsupported }
+
 // Bind fails with errors.ErrUnsupported.
 func Bind(*Namespace, spec.Link, func(spec.Link) ([]pump.Listener, error)) ([]pump.Listener, error) {
 	return nil, errors.ErrUnsupported

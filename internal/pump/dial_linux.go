@@ -155,7 +155,7 @@ func open(ctx context.Context, leg *Leg) (net.Conn, error) {
 func dialNet(ctx context.Context, leg *Leg) (net.Conn, error) {
 	d := net.Dialer{KeepAliveConfig: keepAlive, Control: setDialOptions}
 	switch {
-	case leg.Begin != nil:
+	case leg.Begin != nil, leg.Socket != nil:
 		return dialRaw(ctx, leg)
 	case leg.Network == Unix:
 		return d.DialContext(ctx, "unix", leg.Path)
@@ -172,8 +172,9 @@ func setDialOptions(network, _ string, raw syscall.RawConn) error {
 	return control(raw, setLowat)
 }
 
-// dialRaw connects step by step, because package net has no moment between the
-// connect that is under way and its end, which Leg.Begin wants to know.
+// dialRaw connects step by step, because package net takes no socket of
+// somebody else, and has no moment between the connect that is under way and
+// its end, which Leg.Begin wants to know.
 func dialRaw(ctx context.Context, leg *Leg) (net.Conn, error) {
 	fd, err := startConnect(leg)
 	leg.begin()
@@ -204,13 +205,17 @@ func adoptConn(fd int) (net.Conn, error) {
 
 // startConnect returns a non-blocking socket whose connect is under way.
 func startConnect(leg *Leg) (int, error) {
-	domain, sa := unix.AF_UNIX, unix.Sockaddr(&unix.SockaddrUnix{Name: leg.Path})
+	sa := unix.Sockaddr(&unix.SockaddrUnix{Name: leg.Path})
 	if leg.Network != Unix {
-		domain, sa = family(leg.Addr.Addr()), sockaddr(leg.Addr)
+		sa = sockaddr(leg.Addr)
 	}
-	fd, err := unix.Socket(domain, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	fd, err := leg.ownSocket()
+	if err == nil && fd == none {
+		fd, err = unix.Socket(leg.domain(), unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+		err = os.NewSyscallError("socket", err)
+	}
 	if err != nil {
-		return -1, os.NewSyscallError("socket", err)
+		return none, err
 	}
 	err = unix.Connect(fd, sa)
 	if errors.Is(err, unix.EINPROGRESS) {
@@ -247,6 +252,26 @@ func awaitConnect(ctx context.Context, f *os.File) error {
 		return os.NewSyscallError("connect", syscall.Errno(errno))
 	}
 	return nil
+}
+
+// domain is that of the leg's socket, as in socket(2).
+func (leg *Leg) domain() int {
+	if leg.Network == Unix {
+		return unix.AF_UNIX
+	}
+	return family(leg.Addr.Addr())
+}
+
+// ownSocket is the socket that the leg brings along; none: it brings none.
+func (leg *Leg) ownSocket() (int, error) {
+	if leg.Socket == nil {
+		return none, nil
+	}
+	kind := unix.SOCK_STREAM
+	if leg.Network == UDP {
+		kind = unix.SOCK_DGRAM
+	}
+	return leg.Socket(leg.domain(), kind)
 }
 
 func (leg *Leg) begin() {

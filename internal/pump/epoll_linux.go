@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -93,7 +94,9 @@ func (e *epollEngine) forget(a *epollAcceptor) {
 
 // Dial implements Engine. It never runs on a loop: a probe must not wait for
 // traffic, nor traffic for a probe.
-func (e *epollEngine) Dial(ctx context.Context, leg Leg) error { return e.net.Dial(ctx, leg) }
+func (e *epollEngine) Dial(ctx context.Context, leg Leg) (net.Conn, error) {
+	return e.net.Dial(ctx, leg)
+}
 
 // Close implements Engine.
 func (e *epollEngine) Close() error {

@@ -26,8 +26,9 @@ type kernel struct {
 
 	accept func(listener int) (fd int, from netip.AddrPort, _ unix.Errno)
 	// dial returns a socket whose connect is under way (EINPROGRESS), or done
-	// (0); on any other error there is no socket.
-	dial func(leg *Leg) (fd int, _ unix.Errno)
+	// (0); on any other error there is no socket. It is the leg's own, or else
+	// one that dial makes.
+	dial func(leg *Leg, own int) (fd int, _ unix.Errno)
 	// local is a TCP socket's own address, zero for another socket.
 	local func(fd int) netip.AddrPort
 	// meetsItself tells whether a TCP socket was connected to itself.
@@ -179,20 +180,21 @@ func clientAddr(raw *unix.RawSockaddrAny) netip.AddrPort {
 	return udpKey{client: addr, scope: scope}.name()
 }
 
-func (x *linux) dial(leg *Leg) (int, unix.Errno) {
-	domain := unix.AF_UNIX
-	if leg.Network != Unix {
-		domain = family(leg.Addr.Addr())
+func (x *linux) dial(leg *Leg, fd int) (int, unix.Errno) {
+	domain := leg.domain()
+	if fd == none {
+		made, _, errno := unix.RawSyscall(unix.SYS_SOCKET, uintptr(domain), unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+		if errno != 0 {
+			return none, errno
+		}
+		fd = int(made)
 	}
-	fd, _, errno := unix.RawSyscall(unix.SYS_SOCKET, uintptr(domain), unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
-	if errno != 0 {
-		return -1, errno
+	errno := x.connect(fd, domain, leg)
+	if errno != 0 && errno != unix.EINPROGRESS {
+		rawClose(fd)
+		return none, errno
 	}
-	if errno = x.connect(int(fd), domain, leg); errno != 0 && errno != unix.EINPROGRESS {
-		rawClose(int(fd))
-		return -1, errno
-	}
-	return int(fd), errno
+	return fd, errno
 }
 
 func (x *linux) connect(fd, domain int, leg *Leg) unix.Errno {

@@ -209,7 +209,12 @@ func (l *loop) startLeg(f *epollFlow, i int) (done bool, err error) {
 		leg.begin()
 		return false, leg.Refuse
 	}
-	fd, errno := l.k.dial(leg)
+	own, err := leg.ownSocket()
+	if err != nil {
+		leg.begin()
+		return false, err
+	}
+	fd, errno := l.k.dial(leg, own)
 	leg.begin()
 	if errno != 0 && errno != unix.EINPROGRESS {
 		return false, os.NewSyscallError("connect", errno)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -106,12 +107,12 @@ func (e *netEngine) serve(l Listener, h Handler) (Acceptor, error) {
 }
 
 // Dial implements Engine.
-func (e *netEngine) Dial(ctx context.Context, leg Leg) error {
+func (e *netEngine) Dial(ctx context.Context, leg Leg) (net.Conn, error) {
 	s, err := connect(ctx, &leg)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return s.conn.Close()
+	return s.conn, nil
 }
 
 // Resume implements Engine: goroutines take up no flow of another process.

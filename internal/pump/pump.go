@@ -26,9 +26,9 @@ type Engine interface {
 	// and serves it until the Acceptor is closed. On error the descriptor is
 	// closed.
 	Serve(l Listener, h Handler) (Acceptor, error)
-	// Dial connects a leg outside any flow, to learn whether it can be
-	// reached, and closes it again.
-	Dial(ctx context.Context, leg Leg) error
+	// Dial connects a leg outside any flow, for a question to an endpoint. The
+	// caller owns the connection.
+	Dial(ctx context.Context, leg Leg) (net.Conn, error)
 	// Resume takes up a flow that was frozen, of which data becomes Flow.Data.
 	// The handler is not asked: it hears of the flow's end only, perhaps before
 	// Resume returns. The state's sockets are the engine's now; on error they
@@ -170,6 +170,8 @@ type Leg struct {
 	// Begin, when set, is called once the connect is under way, or has failed
 	// at once; it must not block.
 	Begin func()
+	// Socket, when set, makes the socket that is connected.
+	Socket SocketFunc
 	// Open, when set, makes the connection instead; the flow owns the result.
 	Open func(context.Context) (net.Conn, error)
 
@@ -178,6 +180,12 @@ type Leg struct {
 	// turn was cut short.
 	Err error
 }
+
+// SocketFunc makes a socket where a connect is to start from: in another
+// network namespace. domain and kind are as in socket(2); the result is
+// unconnected, non-blocking and close-on-exec, and the caller owns it. It is
+// called on the flow's loop and must not wait.
+type SocketFunc func(domain, kind int) (fd int, err error)
 
 // Attempt is what became of the last step.
 type Attempt struct {

@@ -76,7 +76,7 @@ func (w *simWorld) accept(fd int) (int, netip.AddrPort, unix.Errno) {
 	return n, f.addr(), 0
 }
 
-func (w *simWorld) dial(leg *Leg) (int, unix.Errno) {
+func (w *simWorld) dial(leg *Leg, _ int) (int, unix.Errno) {
 	w.meanwhile()
 	way := w.ways[simAddress(leg)]
 	if way == nil {

@@ -162,6 +162,31 @@ func TestUDP_FirstLegThatConnectsIsTaken(t *testing.T) {
 	}
 }
 
+func TestUDP_OwnSocketIsConnected(t *testing.T) {
+	w := serveUDPOn(t, "127.0.0.1:0", Listener{}, nil)
+	server, at := listenTestUDP(t, "127.0.0.1:0")
+	failing := Leg{Network: UDP, Addr: at, Socket: func(int, int) (int, error) { return -1, unix.EINVAL }}
+	good := Leg{Network: UDP, Addr: at, Socket: func(domain, kind int) (int, error) {
+		fd, err := unix.Socket(domain, kind|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+		if err == nil {
+			err = unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 77}})
+		}
+		return fd, err
+	}}
+	legs := []Leg{failing, good}
+	w.h.set(func(*Flow, Attempt) Step { return Step{Dial: legs} })
+	sendTo(t, w.client(t, "127.0.0.1"), "a")
+	_, from, err := server.ReadFromUDPAddrPort(make([]byte, 10))
+	if err != nil || from.Addr() != netip.MustParseAddr("127.0.0.77") {
+		t.Errorf("the datagram came from %v, %v", from, err)
+	}
+	w.h.seen(func(*udpHandler) {
+		if !errors.Is(legs[0].Err, unix.EINVAL) {
+			t.Errorf("the leg whose socket failed has %v", legs[0].Err)
+		}
+	})
+}
+
 func TestUDP_FailedConnectsAreReportedAndBounded(t *testing.T) {
 	w := serveUDPOn(t, "127.0.0.1:0", Listener{}, to(netip.MustParseAddrPort("255.255.255.255:9")))
 	c := w.client(t, "127.0.0.1")

@@ -143,7 +143,13 @@ func dialUDP(leg *Leg, own udpOwn) (*upstream, error) {
 	}
 	leg.begin()
 	addr := netip.AddrPortFrom(leg.Addr.Addr().Unmap(), leg.Addr.Port())
-	fd, err := udpSocket(addr.Addr())
+	fd, err := leg.ownSocket()
+	switch {
+	case err == nil && fd != none:
+		own = udpOwn{} // it is not where that is
+	case err == nil:
+		fd, err = udpSocket(addr.Addr())
+	}
 	if err == nil {
 		fd, err = ownedUnless(fd, connectUDP(fd, addr, own))
 	}

@@ -217,12 +217,19 @@ type Endpoint struct {
 	Addr      netip.AddrPort // of TCP and UDP
 	Path      string         // of Unix
 	Container string         // the id of the container behind it; "": not known
+	// Inside: Addr is one in the network of Container, and reached from there
+	// alone.
+	Inside bool
 }
 
-// String gives the endpoint's address as people write it.
+// String gives the endpoint's address as people write it, with the short id of
+// the container in whose network alone it means something.
 func (e Endpoint) String() string {
-	if e.Protocol == Unix {
+	switch {
+	case e.Protocol == Unix:
 		return "unix:" + e.Path
+	case e.Inside:
+		return fmt.Sprintf("%s@%.12s", e.Addr, e.Container)
 	}
 	return e.Addr.String()
 }

@@ -19,13 +19,17 @@ type Config struct {
 	// and networks are those that names and addresses are chosen for; its zero
 	// value looks at this process.
 	Own docker.Own
+	// Enters tells that connections may start inside the network of the
+	// container that they go to, so that no other needs to lead there.
+	Enters bool
 }
 
 // Source answers what leads to containers: docker:NAME. It is a
 // discover.Source.
 type Source struct {
-	table *docker.Table
-	own   string // the id of our container; "": we run in none
+	table  *docker.Table
+	own    string // the id of our container; "": we run in none
+	enters bool
 
 	mu sync.Mutex // guards what follows
 	// memories are what was told, by question. They outlive a watch, so that
@@ -39,7 +43,7 @@ const forgetAfter = 10 * time.Minute
 
 // New returns a source. Nothing is asked before the first Watch.
 func New(c Config) *Source {
-	s := &Source{table: c.Table, memories: map[spec.Target]*memory{}}
+	s := &Source{table: c.Table, enters: c.Enters, memories: map[spec.Target]*memory{}}
 	s.own, _ = c.Own.ID() // outside any container everything of this host can be reached
 	return s
 }
@@ -67,7 +71,7 @@ func (s *Source) Watch(ctx context.Context, q discover.Query, set func(discover.
 
 // scene is the engine's state as far as the question is about it.
 func (s *Source) scene(t spec.Target) scene {
-	c := scene{target: t, named: s.table.Named(t.Host), get: s.table.Get, all: s.table.All}
+	c := scene{target: t, named: s.table.Named(t.Host), get: s.table.Get, all: s.table.All, enters: s.enters}
 	if s.own != "" {
 		c.own = s.table.Get(s.own)
 		c.stranger = c.own == nil

@@ -22,6 +22,8 @@ type scene struct {
 	stranger bool
 	// ours: the name was found in our own project a moment ago.
 	ours bool
+	// enters: we may connect from inside any container's network.
+	enters bool
 }
 
 // verdict is what becomes of it.
@@ -57,7 +59,7 @@ func (s scene) judge() verdict {
 			continue
 		}
 		v.lives[c.ID] = at.life
-		v.places = append(v.places, discover.Place{Host: at.addr.String(), Weight: 1, Container: c.ID, Unhealthy: unhealthy(c)})
+		v.places = append(v.places, discover.Place{Host: at.addr.String(), Inside: at.inside, Weight: 1, Container: c.ID, Unhealthy: unhealthy(c)})
 		details = append(details, at.describe(c))
 	}
 	if len(v.places) == 0 {
@@ -202,12 +204,16 @@ func (s scene) notFound() error {
 type place struct {
 	life
 	network string // "": on the loopback address
+	inside  bool   // only from inside its own network
 }
 
 func (p place) describe(c *docker.Container) string {
 	text := "container " + c.Name + " on network " + p.network
 	if p.network == "" {
 		text = "container " + c.Name + " on loopback"
+	}
+	if p.inside {
+		text = "container " + c.Name + " from inside its own network"
 	}
 	if len(c.Ports) == 0 {
 		return text
@@ -277,18 +283,35 @@ func (s scene) locate(c *docker.Container) (place, error) {
 	case of.Mode == "host":
 		return p, spec.Errorf("run Legate with --network host, or name an address of the host instead of the container",
 			"container %s is in the host's network, and Legate is not", c.Name)
-	case of.Mode == "none" && len(of.Networks) == 0:
-		return p, spec.Errorf("docker network connect NETWORK "+of.Name, "container %s has no network", c.Name)
 	}
 	n, err := s.network(c, of, we)
-	if err != nil {
+	switch {
+	case err == nil:
+		p.network, p.addr = n.Name, address(n)
+	case s.enters:
+		p.inside, p.addr = true, ownAddress(of)
+	default:
 		return p, err
 	}
-	p.network, p.addr = n.Name, n.V4
-	if !n.V4.IsValid() {
-		p.addr = n.V6
-	}
 	return p, nil
+}
+
+// ownAddress is the one at which a container reaches itself as others would:
+// what listens on loopback alone is for nobody else, unless there is no other.
+func ownAddress(c *docker.Container) netip.Addr {
+	for _, n := range c.Networks {
+		if a := address(n); a.IsValid() {
+			return a
+		}
+	}
+	return netip.AddrFrom4([4]byte{127, 0, 0, 1})
+}
+
+func address(n docker.Network) netip.Addr {
+	if n.V4.IsValid() {
+		return n.V4
+	}
+	return n.V6
 }
 
 // network is the first by name in which both are; from the host, the first
@@ -296,7 +319,7 @@ func (s scene) locate(c *docker.Container) (place, error) {
 func (s scene) network(c, of, we *docker.Container) (docker.Network, error) {
 	var names []string
 	for _, n := range of.Networks {
-		if !n.V4.IsValid() && !n.V6.IsValid() || we == nil && n.Name == "ingress" {
+		if !address(n).IsValid() || we == nil && n.Name == "ingress" {
 			continue
 		}
 		if we == nil || slices.ContainsFunc(we.Networks, n.Same) {
@@ -304,7 +327,10 @@ func (s scene) network(c, of, we *docker.Container) (docker.Network, error) {
 		}
 		names = append(names, n.Name)
 	}
-	if len(names) == 0 {
+	switch {
+	case of.Mode == "none" && len(of.Networks) == 0:
+		return docker.Network{}, spec.Errorf("docker network connect NETWORK "+of.Name, "container %s has no network", c.Name)
+	case len(names) == 0:
 		return docker.Network{}, spec.Errorf("docker network connect NETWORK "+of.Name, "container %s has no address in any network", c.Name)
 	}
 	return docker.Network{}, spec.Errorf("docker network connect "+names[0]+" "+we.Name,

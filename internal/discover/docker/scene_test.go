@@ -77,6 +77,11 @@ func sceneOf(name string, own *docker.Container, all ...*docker.Container) scene
 	return s
 }
 
+func entering(s scene) scene {
+	s.enters = true
+	return s
+}
+
 func TestJudge(t *testing.T) {
 	lone := box("redis", "", "", "bridge=172.17.0.2")
 	a1, a2 := box("a-redis-1", "a", "redis", "a_default=10.0.1.2"), box("a-redis-2", "a", "redis", "a_default=10.0.1.3")
@@ -92,40 +97,45 @@ func TestJudge(t *testing.T) {
 		err   string
 		hint  string
 	}{
-		"alone, from the host":          {sceneOf("redis", nil, lone), "redis@172.17.0.2", "", ""},
-		"alone, from the same network":  {sceneOf("redis", inBridge, lone), "redis@172.17.0.2", "", ""},
-		"we share the host's network":   {sceneOf("redis", onHost, lone), "redis@172.17.0.2", "", ""},
-		"a scaled service is united":    {sceneOf("redis", inA, a1, a2), "a-redis-1@10.0.1.2 a-redis-2@10.0.1.3", "", ""},
-		"our own project first":         {sceneOf("redis", inA, a1, b, lone), "a-redis-1@10.0.1.2", "", ""},
-		"ours is stopped: not another":  {sceneOf("redis", inA, stopped(a1), b), "", "", ""},
-		"the only one, of another":      {sceneOf("redis", inA, b), "b-redis-1@10.0.9.2", "", ""},
-		"named project":                 {sceneOf("b/redis", inA, a1, b), "b-redis-1@10.0.9.2", "", ""},
-		"two projects":                  {sceneOf("redis", nil, a1, b), "", "docker:redis may mean docker:a/redis, docker:b/redis", "name the project"},
-		"two projects, one stopped":     {sceneOf("redis", nil, stopped(a1), b), "", "docker:a/redis, docker:b/redis", "name the project"},
-		"a project and one outside":     {sceneOf("redis", nil, a1, lone), "", "container redis outside any project, docker:a/redis", "rename"},
-		"nobody":                        {sceneOf("postgres", nil, lone), "", `no container, Compose service or legate.service label is named "postgres"`, "docker ps"},
-		"nobody, but nearly":            {sceneOf("rediss", nil, lone), "", `is named "rediss"`, "did you mean docker:redis?"},
-		"nobody in that project":        {sceneOf("c/redis", nil, a1, b), "", `label of Compose project c is named "redis"`, "docker:a/redis or docker:b/redis"},
-		"ourselves are nobody":          {sceneOf("legate", inBridge), "", `is named "legate"`, ""},
-		"a label":                       {sceneOf("store", nil, with(box("x1", "", "", "bridge=172.17.0.3"), label("store")), with(box("x2", "", "", "bridge=172.17.0.4"), label("store"))), "x1@172.17.0.3 x2@172.17.0.4", "", ""},
-		"a name before a label":         {sceneOf("redis", nil, lone, with(box("x1", "", "", "bridge=172.17.0.3"), label("redis"))), "redis@172.17.0.2", "", ""},
-		"a service before a name":       {sceneOf("redis", nil, a1, with(box("redis", "a", "db", "a_default=10.0.1.7"), label())), "a-redis-1@10.0.1.2", "", ""},
-		"no shared network":             {sceneOf("redis", inBridge, b), "", "container b-redis-1 shares no network with this one (legate): it is in b_default, shared", "docker network connect b_default legate"},
-		"some share one":                {sceneOf("redis", inA, a1, box("a-redis-2", "a", "redis", "back=10.0.3.3")), "a-redis-1@10.0.1.2", "", ""},
-		"the first shared one by name":  {sceneOf("cache", box("legate", "", "", "m=10.0.1.9", "z=10.0.2.9"), box("cache", "", "", "a=10.0.0.2", "m=10.0.1.2", "z=10.0.2.2")), "cache@10.0.1.2", "", ""},
-		"the first by name, from host":  {sceneOf("cache", nil, box("cache", "", "", "ingress=10.255.0.2", "m=10.0.1.2", "z=10.0.2.2")), "cache@10.0.1.2", "", ""},
-		"no address in the first":       {sceneOf("cache", nil, box("cache", "", "", "a=", "m=10.0.1.2")), "cache@10.0.1.2", "", ""},
-		"IPv6 only":                     {sceneOf("cache", nil, box("cache", "", "", "six=fd00::2")), "cache@fd00::2", "", ""},
-		"on the host, from the host":    {sceneOf("cache", nil, with(box("cache", "", ""), mode("host"))), "cache@127.0.0.1", "", ""},
-		"on the host, both":             {sceneOf("cache", onHost, with(box("cache", "", ""), mode("host"))), "cache@127.0.0.1", "", ""},
-		"on the host, from a network":   {sceneOf("cache", inBridge, with(box("cache", "", ""), mode("host"))), "", "container cache is in the host's network, and Legate is not", "--network host"},
-		"without a network":             {sceneOf("cache", nil, with(box("cache", "", ""), mode("none"))), "", "container cache has no network", "docker network connect NETWORK cache"},
-		"in another one's network":      {sceneOf("cache", inBridge, lone, with(box("cache", "", ""), mode("container:redis"))), "cache@172.17.0.2", "", ""},
-		"in that of one that is gone":   {sceneOf("cache", inBridge, with(box("cache", "", ""), mode("container:gone"))), "", "lives in the network of one that does not run", "start"},
-		"in each other's network":       {sceneOf("cache", nil, with(box("cache", "", ""), mode("container:cache"))), "", "third hand", "own"},
-		"in ours":                       {sceneOf("cache", inBridge, with(box("cache", "", ""), mode("container:legate"))), "cache@127.0.0.1", "", ""},
-		"we are in its network":         {sceneOf("redis", with(box("legate", "", ""), mode("container:redis")), lone), "redis@127.0.0.1", "", ""},
-		"both in a third one's network": {sceneOf("cache", with(box("legate", "", ""), mode("container:redis")), lone, with(box("cache", "", ""), mode("container:redis"))), "cache@127.0.0.1", "", ""},
+		"alone, from the host":           {sceneOf("redis", nil, lone), "redis@172.17.0.2", "", ""},
+		"alone, from the same network":   {sceneOf("redis", inBridge, lone), "redis@172.17.0.2", "", ""},
+		"we share the host's network":    {sceneOf("redis", onHost, lone), "redis@172.17.0.2", "", ""},
+		"a scaled service is united":     {sceneOf("redis", inA, a1, a2), "a-redis-1@10.0.1.2 a-redis-2@10.0.1.3", "", ""},
+		"our own project first":          {sceneOf("redis", inA, a1, b, lone), "a-redis-1@10.0.1.2", "", ""},
+		"ours is stopped: not another":   {sceneOf("redis", inA, stopped(a1), b), "", "", ""},
+		"the only one, of another":       {sceneOf("redis", inA, b), "b-redis-1@10.0.9.2", "", ""},
+		"named project":                  {sceneOf("b/redis", inA, a1, b), "b-redis-1@10.0.9.2", "", ""},
+		"two projects":                   {sceneOf("redis", nil, a1, b), "", "docker:redis may mean docker:a/redis, docker:b/redis", "name the project"},
+		"two projects, one stopped":      {sceneOf("redis", nil, stopped(a1), b), "", "docker:a/redis, docker:b/redis", "name the project"},
+		"a project and one outside":      {sceneOf("redis", nil, a1, lone), "", "container redis outside any project, docker:a/redis", "rename"},
+		"nobody":                         {sceneOf("postgres", nil, lone), "", `no container, Compose service or legate.service label is named "postgres"`, "docker ps"},
+		"nobody, but nearly":             {sceneOf("rediss", nil, lone), "", `is named "rediss"`, "did you mean docker:redis?"},
+		"nobody in that project":         {sceneOf("c/redis", nil, a1, b), "", `label of Compose project c is named "redis"`, "docker:a/redis or docker:b/redis"},
+		"ourselves are nobody":           {sceneOf("legate", inBridge), "", `is named "legate"`, ""},
+		"a label":                        {sceneOf("store", nil, with(box("x1", "", "", "bridge=172.17.0.3"), label("store")), with(box("x2", "", "", "bridge=172.17.0.4"), label("store"))), "x1@172.17.0.3 x2@172.17.0.4", "", ""},
+		"a name before a label":          {sceneOf("redis", nil, lone, with(box("x1", "", "", "bridge=172.17.0.3"), label("redis"))), "redis@172.17.0.2", "", ""},
+		"a service before a name":        {sceneOf("redis", nil, a1, with(box("redis", "a", "db", "a_default=10.0.1.7"), label())), "a-redis-1@10.0.1.2", "", ""},
+		"no shared network":              {sceneOf("redis", inBridge, b), "", "container b-redis-1 shares no network with this one (legate): it is in b_default, shared", "docker network connect b_default legate"},
+		"some share one":                 {sceneOf("redis", inA, a1, box("a-redis-2", "a", "redis", "back=10.0.3.3")), "a-redis-1@10.0.1.2", "", ""},
+		"the first shared one by name":   {sceneOf("cache", box("legate", "", "", "m=10.0.1.9", "z=10.0.2.9"), box("cache", "", "", "a=10.0.0.2", "m=10.0.1.2", "z=10.0.2.2")), "cache@10.0.1.2", "", ""},
+		"the first by name, from host":   {sceneOf("cache", nil, box("cache", "", "", "ingress=10.255.0.2", "m=10.0.1.2", "z=10.0.2.2")), "cache@10.0.1.2", "", ""},
+		"no address in the first":        {sceneOf("cache", nil, box("cache", "", "", "a=", "m=10.0.1.2")), "cache@10.0.1.2", "", ""},
+		"IPv6 only":                      {sceneOf("cache", nil, box("cache", "", "", "six=fd00::2")), "cache@fd00::2", "", ""},
+		"on the host, from the host":     {sceneOf("cache", nil, with(box("cache", "", ""), mode("host"))), "cache@127.0.0.1", "", ""},
+		"on the host, both":              {sceneOf("cache", onHost, with(box("cache", "", ""), mode("host"))), "cache@127.0.0.1", "", ""},
+		"on the host, from a network":    {sceneOf("cache", inBridge, with(box("cache", "", ""), mode("host"))), "", "container cache is in the host's network, and Legate is not", "--network host"},
+		"without a network":              {sceneOf("cache", nil, with(box("cache", "", ""), mode("none"))), "", "container cache has no network", "docker network connect NETWORK cache"},
+		"in another one's network":       {sceneOf("cache", inBridge, lone, with(box("cache", "", ""), mode("container:redis"))), "cache@172.17.0.2", "", ""},
+		"in that of one that is gone":    {sceneOf("cache", inBridge, with(box("cache", "", ""), mode("container:gone"))), "", "lives in the network of one that does not run", "start"},
+		"in each other's network":        {sceneOf("cache", nil, with(box("cache", "", ""), mode("container:cache"))), "", "third hand", "own"},
+		"in ours":                        {sceneOf("cache", inBridge, with(box("cache", "", ""), mode("container:legate"))), "cache@127.0.0.1", "", ""},
+		"we are in its network":          {sceneOf("redis", with(box("legate", "", ""), mode("container:redis")), lone), "redis@127.0.0.1", "", ""},
+		"without a network, from within": {entering(sceneOf("cache", nil, with(box("cache", "", ""), mode("none")))), "cache@127.0.0.1 inside", "", ""},
+		"no shared network, from within": {entering(sceneOf("redis", inBridge, b)), "b-redis-1@10.0.2.2 inside", "", ""},
+		"a shared one, though we enter":  {entering(sceneOf("redis", inBridge, lone)), "redis@172.17.0.2", "", ""},
+		"on the host, though we enter":   {entering(sceneOf("cache", inBridge, with(box("cache", "", ""), mode("host")))), "", "container cache is in the host's network, and Legate is not", "--network host"},
+		"with a lodger, from within":     {entering(sceneOf("guest", nil, with(box("cache", "", ""), mode("none")), with(box("guest", "", ""), mode("container:cache")))), "guest@127.0.0.1 inside", "", ""},
+		"both in a third one's network":  {sceneOf("cache", with(box("legate", "", ""), mode("container:redis")), lone, with(box("cache", "", ""), mode("container:redis"))), "cache@127.0.0.1", "", ""},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -133,6 +143,9 @@ func TestJudge(t *testing.T) {
 			var got []string
 			for _, p := range v.places {
 				got = append(got, p.Container+"@"+p.Host)
+				if p.Inside {
+					got = append(got, "inside")
+				}
 			}
 			if text := strings.Join(got, " "); text != test.want {
 				t.Errorf("places %q, want %q", text, test.want)
@@ -157,6 +170,7 @@ func TestJudge_Detail(t *testing.T) {
 	tests := map[string]struct{ scene scene }{
 		"container redis on network backend, exposes 53/udp 6379/tcp": {sceneOf("redis", nil, c)},
 		"container cache on loopback":                                 {sceneOf("cache", nil, with(box("cache", "", ""), mode("host")))},
+		"container cache from inside its own network":                 {entering(sceneOf("cache", nil, with(box("cache", "", ""), mode("none"))))},
 		"container old does not run (exited)":                         {sceneOf("old", nil, with(box("old", "", ""), state("exited")))},
 	}
 	for want, test := range tests {

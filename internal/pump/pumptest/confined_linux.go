@@ -48,7 +48,7 @@ func selfConnect(t *testing.T, newEngine New) {
 		r := start(t, newEngine, setup{network: "unix"}, inTurn(fixed(dialStep(legs...)), fixed(dialStep(to(Serve(t, "unix", Say("next")))))))
 		greets(t, r.dial(), "next")
 		r.endedWith(1, pump.CauseEOF)
-		for i, err := range []error{legs[0].Err, legs[1].Err, r.engine.Dial(t.Context(), own)} {
+		for i, err := range []error{legs[0].Err, legs[1].Err, dialAndClose(r, t.Context(), own)} {
 			if !errors.Is(err, pump.ErrSelfConnect) && (i == 0 || !pump.IsShortage(err)) {
 				t.Errorf("attempt %d has %v", i, err)
 			}
