@@ -56,11 +56,7 @@ ignored unless --trust-image-labels.`,
 		Example: `  legate agent
   legate agent --source docker,consul --allow-target 192.168.1.52:6379
   docker exec agent legate agent --audit
-  docker run -d --name agent --pid host --network host \
-    --cap-drop ALL --cap-add SYS_ADMIN --cap-add SYS_PTRACE --cap-add NET_BIND_SERVICE \
-    --security-opt apparmor=unconfined \
-    -v /var/run/docker.sock:/var/run/docker.sock \
-    -v /var/run/docker/netns:/var/run/docker/netns:ro,rslave legate agent`,
+  ` + agentContainer,
 		Args:              exactly(),
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}

@@ -53,7 +53,7 @@ func judgeRights(h host, r rights) (found []finding) {
 		found = append(found, missing("processes", grant("--pid host"), "the processes of other containers are not seen, and links are opened where those live"))
 	}
 	if h.ownNetwork {
-		found = append(found, missing("network", grant("--network host"), "servers in other networks than this container's cannot be reached"))
+		found = append(found, weak("network", grant("--network host"), "this host's addresses are not known in here, so that containers may have links to what listens on them"))
 	}
 	if r.confined != "" {
 		found = append(found, missing("AppArmor", grant("--security-opt apparmor=unconfined"), "the profile %s forbids to look at processes of other containers", r.confined))

@@ -55,7 +55,8 @@ A link is [LISTEN=]TARGET[,TARGET...][;option=value...]:
 
 With no LINK the environment says what to forward: LEGATE_LINKS (links separated
 by spaces); else variables like REDIS_PORT_6379_TCP=tcp://192.168.1.52:6379; else
-this container's --links, from a mounted Docker socket or from /etc/hosts.
+this container's --links, from a mounted Docker socket or from /etc/hosts. With that
+socket and no --link it is legate agent, as connectable was.
 
 Every flag but --links is also a variable: --hold is LEGATE_HOLD. Consul, etcd and
 Docker are found by the variables of their own tools: CONSUL_HTTP_ADDR,

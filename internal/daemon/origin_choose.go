@@ -26,11 +26,17 @@ type OriginConfig struct {
 	Own       docker.Own // where this container's id is found
 }
 
+// ErrUnlinked says that nothing is to be forwarded, in a container that the
+// engine knows and has no --link for: so an agent is started by those who know
+// connectable.
+var ErrUnlinked = errors.New("the engine has no link for this container")
+
 // ChooseOrigin returns where the links come from when none are given: the first
 // of LEGATE_LINKS, the link variables, the links of this container that the
 // Docker engine knows, and the link entries of the hosts file. It asks the
 // engine, and so may take some seconds. Where there is nothing of all this, or
-// what there is cannot be used, the error is a *spec.UserError.
+// what there is cannot be used, the error is a *spec.UserError, beside which
+// there may be ErrUnlinked.
 func ChooseOrigin(ctx context.Context, c OriginConfig) (Origin, error) {
 	c.Hosts = cmp.Or(c.Hosts, "/etc/hosts")
 	c.Parse.Hosts = hostEntries(c.Hosts)
@@ -57,6 +63,9 @@ func ChooseOrigin(ctx context.Context, c OriginConfig) (Origin, error) {
 	}
 	if len(others(c.Parse.Hosts)) > 0 {
 		return newHostsOrigin(c, none.warnings), nil
+	}
+	if linked != nil && len(linked.known) == 0 && linked.failed == nil && !c.OnlyLinks {
+		return nil, errors.Join(none.error(), ErrUnlinked)
 	}
 	return nil, none.error()
 }

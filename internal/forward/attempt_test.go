@@ -263,7 +263,9 @@ func TestAttempt_EndpointInsideAContainer(t *testing.T) {
 	w = newWorld(t, func(o *spec.Options) { o.Hold = 0 })
 	serve(w, m)
 	w.refuses(soon)
-	w.eventually(func(s spec.LinkStatus) bool { return strings.Contains(s.Endpoints[0].LastError, "from inside its container's network only") })
+	w.eventually(func(s spec.LinkStatus) bool {
+		return strings.Contains(s.Endpoints[0].LastError, "from inside its container's network only")
+	})
 }
 
 // The other address of a name hides a silent one from whoever dials; a probe

@@ -252,13 +252,13 @@ func (fw *Forwarder) Try(ctx context.Context, name string, c spec.Caller) ([]spe
 	}
 	l.mu.Lock()
 	order, _ := l.orderFor(c)
-	timeout, v := l.spec.Options.ConnectTimeout, l.sendsProxy()
+	timeout, v, who := l.spec.Options.ConnectTimeout, l.sendsProxy(), l.spec.For
 	l.mu.Unlock()
 	var header []byte
 	if v != "" {
 		// Whom the caller would connect to is known from its connection only.
 		h := proxyHeader{source: c.Addr, destination: netip.AddrPortFrom(netip.Addr{}, l.listen.Port)}
-		header = appendProxy(nil, v, &h, nil)
+		header = appendProxy(nil, v, &h, nil, who)
 	}
 	var out []spec.AttemptStatus
 	for _, candidate := range order {

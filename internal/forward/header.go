@@ -71,7 +71,7 @@ func (l *link) appendHeader(b []byte, f *flow, v spec.ProxyVersion) []byte {
 		h.destination = f.pump.Local()
 	}
 	var id [idSize]byte
-	return appendProxy(b, v, &h, l.appendID(id[:0], f))
+	return appendProxy(b, v, &h, l.appendID(id[:0], f), f.pass.who)
 }
 
 // idSize is the length of the id of a connection.

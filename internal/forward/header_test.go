@@ -103,6 +103,29 @@ func TestHeader_OfATrustedSenderIsBelievedAndPassedOn(t *testing.T) {
 	}
 }
 
+var someContainer = spec.Container{ID: strings.Repeat("0123456789abcdef", 4), Name: "shop-web-1", Image: "shop/web:7", Project: "shop", Service: "web"}
+
+// Whatever the container says of itself, as one may that is trusted to pass
+// headers on.
+func TestHeader_NamesTheContainerThatTheLinkIsFor(t *testing.T) {
+	w := newWorld(t, func(o *spec.Options) { accepts(o); o.SendProxy = spec.ProxyV2 }, testnet.Serve(t, "tcp4", tellHeader).String())
+	w.link.For = &someContainer
+	w.apply()
+	who := "0xe5:" + someContainer.ID + ",0xe6:shop-web-1,0xe7:shop/web:7,0xe8:shop,0xe9:web"
+	h := v2(0x21, 0x11, join(addresses4, tlv(tlvContainerID, "liar"), tlv(1, "h2"), tlv(tlvContainerService, "db"), tlv(tlvUniqueID, "me"))...)
+	if got, err := read(t, w.send(h), soon); got != "2 192.0.2.1:4660 192.0.2.2:80 0x1:h2,0x5:me,"+who+"\n" || err != nil {
+		t.Errorf("got %q, %v", got, err)
+	}
+	w.link.Options.AcceptProxy = ""
+	w.link.For = &spec.Container{ID: "42", Name: strings.Repeat("n", 300)}
+	w.apply()
+	c := w.dial()
+	got, err := read(t, c, soon)
+	if want := "0xe5:42,0xe6:" + strings.Repeat("n", maxTLV) + ",0x5:"; !strings.Contains(got, " "+want) || err != nil {
+		t.Errorf("got %q, %v; want %q", got, err, want)
+	}
+}
+
 func TestHeader_NamesTheCallerEverywhere(t *testing.T) {
 	w := newWorld(t, func(o *spec.Options) { accepts(o); o.CallerConnections = 1 }, testnet.Serve(t, "tcp4", testnet.Echo).String())
 	first := []byte("PROXY TCP4 192.0.2.1 192.0.2.2 4660 80\r\n")

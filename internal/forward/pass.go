@@ -38,14 +38,15 @@ type pass struct {
 	timeout    time.Duration // of one attempt
 	settle     time.Duration
 	sends      spec.ProxyVersion
-	prefix     []byte // that legs begin with
-	alone      bool   // one leg at a time: a limit is kept only for an endpoint that was chosen for its room
-	retries    bool   // an early close of the last one is to be heard of
-	starting   bool   // the flow was released: whoever is next waits for its connect
-	lastErr    error  // of the last failed attempt
-	closed     error  // how the last endpoint closed that did so early
-	short      bool   // an attempt failed for want of something of our own
-	stays      bool   // of a UDP session that has its endpoint already
+	who        *spec.Container // that the header names as the client; nil: none
+	prefix     []byte          // that legs begin with
+	alone      bool            // one leg at a time: a limit is kept only for an endpoint that was chosen for its room
+	retries    bool            // an early close of the last one is to be heard of
+	starting   bool            // the flow was released: whoever is next waits for its connect
+	lastErr    error           // of the last failed attempt
+	closed     error           // how the last endpoint closed that did so early
+	short      bool            // an attempt failed for want of something of our own
+	stays      bool            // of a UDP session that has its endpoint already
 }
 
 // hasOther tells whether another endpoint could make good an early close. The
@@ -142,6 +143,7 @@ func (l *link) makePass(f *flow) (full bool) {
 		timeout:    o.ConnectTimeout,
 		settle:     o.Settle,
 		sends:      l.sendsProxy(),
+		who:        l.spec.For,
 		prefix:     ps.prefix[:0],
 		starting:   f.starting,
 		alone:      l.view.Limit > 0,

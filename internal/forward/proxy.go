@@ -33,11 +33,26 @@ const (
 	tlvCRC32C   = 0x03
 	tlvNoop     = 0x04
 	tlvUniqueID = 0x05
+
+	// Which container the client is, as text: types of those that the protocol
+	// leaves to applications, and that no cloud is known to use (0xE0 is
+	// Google's, 0xE1 Alibaba's, 0xEA Amazon's, 0xEE Microsoft's).
+	tlvContainerID      = 0xE5 // 64 hexadecimal digits
+	tlvContainerName    = 0xE6
+	tlvContainerImage   = 0xE7
+	tlvContainerProject = 0xE8 // of Compose
+	tlvContainerService = 0xE9
 )
 
+// maxTLV bounds what a name can take of a header, of which some receivers read
+// no more than 4 KiB.
+const maxTLV = 256
+
 // appendProxy appends the header of that version. A header of version 2 has
-// the unique id, unless it has one already or id is empty.
-func appendProxy(b []byte, v spec.ProxyVersion, h *proxyHeader, id []byte) []byte {
+// the unique id, unless it has one already or id is empty, and which container
+// the client is, which nobody else's word counts for where it is known; nil: it
+// is not.
+func appendProxy(b []byte, v spec.ProxyVersion, h *proxyHeader, id []byte, who *spec.Container) []byte {
 	if v == spec.ProxyV1 {
 		return appendProxyV1(b, h)
 	}
@@ -60,13 +75,54 @@ func appendProxy(b []byte, v spec.ProxyVersion, h *proxyHeader, id []byte) []byt
 		b = binary.BigEndian.AppendUint16(b, source.Port())
 		b = binary.BigEndian.AppendUint16(b, destination.Port())
 	}
-	b = append(b, h.tlvs...)
+	if who == nil {
+		b = append(b, h.tlvs...)
+	} else {
+		b = appendContainer(appendOthers(b, h.tlvs), who)
+	}
 	if len(id) > 0 && h.uniqueID() == nil {
-		b = append(b, tlvUniqueID, byte(len(id)>>8), byte(len(id)))
-		b = append(b, id...)
+		b = appendTLV(b, tlvUniqueID, id)
 	}
 	binary.BigEndian.PutUint16(b[start+proxyFixed-2:], uint16(len(b)-start-proxyFixed))
 	return b
+}
+
+func appendContainer(b []byte, c *spec.Container) []byte {
+	for _, part := range [...]struct {
+		kind byte
+		text string
+	}{
+		{tlvContainerID, c.ID},
+		{tlvContainerName, c.Name},
+		{tlvContainerImage, c.Image},
+		{tlvContainerProject, c.Project},
+		{tlvContainerService, c.Service},
+	} {
+		if part.text != "" {
+			b = appendTLV(b, part.kind, part.text[:min(len(part.text), maxTLV)])
+		}
+	}
+	return b
+}
+
+// appendOthers appends the TLVs but for those that say which container it is.
+func appendOthers(b, tlvs []byte) []byte {
+	for len(tlvs) > 0 {
+		kind, _, rest, ok := cutTLV(tlvs)
+		if !ok {
+			return b
+		}
+		if kind < tlvContainerID || kind > tlvContainerService {
+			b = append(b, tlvs[:len(tlvs)-len(rest)]...)
+		}
+		tlvs = rest
+	}
+	return b
+}
+
+func appendTLV[T []byte | string](b []byte, kind byte, value T) []byte {
+	b = append(b, kind, byte(len(value)>>8), byte(len(value)))
+	return append(b, value...)
 }
 
 func appendAddr(b []byte, a netip.Addr) []byte {

@@ -150,7 +150,7 @@ var someHeaders = []*proxyHeader{
 func TestProxy_IsReadByOthers(t *testing.T) {
 	for _, h := range someHeaders {
 		for version, v := range map[byte]spec.ProxyVersion{1: spec.ProxyV1, 2: spec.ProxyV2} {
-			b := appendProxy([]byte("before"), v, h, []byte("id"))
+			b := appendProxy([]byte("before"), v, h, []byte("id"), nil)
 			r := bufio.NewReader(bytes.NewReader(append(b, "rest"...)))
 			if _, err := r.Discard(len("before")); err != nil {
 				t.Fatal(err)
@@ -231,10 +231,10 @@ func TestProxy_ReadsThoseOfOthers(t *testing.T) {
 }
 
 func TestProxy_WritesWithoutAllocation(t *testing.T) {
-	buf := make([]byte, 0, 256)
+	buf := make([]byte, 0, 1024)
 	for _, v := range []spec.ProxyVersion{spec.ProxyV1, spec.ProxyV2} {
 		for _, h := range someHeaders {
-			if n := testing.AllocsPerRun(100, func() { appendProxy(buf, v, h, []byte("0123456789abcdef")) }); n != 0 {
+			if n := testing.AllocsPerRun(100, func() { appendProxy(buf, v, h, []byte("0123456789abcdef"), &someContainer) }); n != 0 {
 				t.Errorf("%v allocations for %v of %v", n, v, h.source)
 			}
 		}
@@ -280,7 +280,7 @@ func checkTravels(t *testing.T, h *proxyHeader) {
 	t.Helper()
 	var back proxyHeader
 	for _, v := range []spec.ProxyVersion{spec.ProxyV1, spec.ProxyV2} {
-		b := appendProxy(nil, v, h, []byte("id"))
+		b := appendProxy(nil, v, h, []byte("id"), nil)
 		if n, err := back.parse(b); n != len(b) || err != nil {
 			t.Fatalf("%v, %q: %d, %v", v, b, n, err)
 		}
@@ -306,7 +306,7 @@ func FuzzProxyAppend(f *testing.F) {
 		h := &proxyHeader{source: netip.AddrPortFrom(s, from), destination: netip.AddrPortFrom(d, to)}
 		for _, v := range []spec.ProxyVersion{spec.ProxyV1, spec.ProxyV2} {
 			var back proxyHeader
-			b := appendProxy(nil, v, h, nil)
+			b := appendProxy(nil, v, h, nil, nil)
 			n, err := back.parse(b)
 			if n != len(b) || err != nil {
 				t.Fatalf("%v of %v, %q: %d, %v", v, h, b, n, err)

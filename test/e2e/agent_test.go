@@ -14,11 +14,45 @@ import (
 // startAgent runs the agent of a host as the README does, with the directories of this host's engine.
 func (h host) startAgent(flags ...string) {
 	h.t.Helper()
-	h.run("docker run -d --name agent --pid host --network host --cap-drop ALL --cap-add SYS_ADMIN --cap-add SYS_PTRACE --cap-add NET_BIND_SERVICE" +
-		" --security-opt apparmor=unconfined" + h.withSocket() + "-v " + h.Namespaces() + ":/var/run/docker/netns:ro,rslave legate agent " + strings.Join(flags, " "))
+	h.runAgent("agent", "legate agent "+strings.Join(flags, " "))
+}
+
+// runAgent gives a container all that an agent needs.
+func (h host) runAgent(name, command string) {
+	h.t.Helper()
+	h.run("docker run -d --name " + name + " --pid host --network host --cap-drop ALL --cap-add SYS_ADMIN --cap-add SYS_PTRACE --cap-add NET_BIND_SERVICE" +
+		" --security-opt apparmor=unconfined" + h.withSocket() + "-v " + h.Namespaces() + ":/var/run/docker/netns:ro,rslave " + command)
 	eventually(h.t, 20*time.Second, func() (bool, string) {
-		log, err := h.tryCombined("docker logs agent")
+		log, err := h.tryCombined("docker logs " + name)
 		return strings.Contains(log, "links are open before a container's first instruction"), log + errText(err)
+	})
+}
+
+// Without an argument the image is what connectable was; where its command line of old is not enough, it says what is.
+func TestConnectable(t *testing.T) {
+	eachEngine(t, func(t *testing.T, w *world) {
+		a := w.a
+		a.run("docker run -d --name connectable -v " + a.Socket + ":/var/run/docker.sock legate")
+		eventually(t, 20*time.Second, func() (bool, string) {
+			code := a.run("docker inspect -f {{.State.Status}}-{{.State.ExitCode}} connectable")
+			return code == "exited-2", code
+		})
+		log, _ := a.tryCombined("docker logs connectable")
+		for _, want := range []string{"no --link that Docker knows of", "nor can this container be the agent", "SYS_ADMIN", "SYS_PTRACE", "the processes of other containers are not seen",
+			"docker run -d --name agent --pid host --network host", "--security-opt apparmor=unconfined", "legate 6379=redis:6379"} {
+			if !strings.Contains(log, want) {
+				t.Errorf("it does not say %q:\n%s", want, log)
+			}
+		}
+		a.run("docker rm connectable")
+
+		a.redisBorn("redis")
+		a.runAgent("connectable", "legate")
+		a.run("docker run -d --name myservice -l connect.6000=docker:redis:6379 legate-e2e/tools sleep 600")
+		eventually(t, 20*time.Second, func() (bool, string) {
+			out, err := a.try("docker exec myservice redis-cli -h localhost -p 6000 get who")
+			return err == nil && out == "redis", out + errText(err)
+		})
 	})
 }
 
