@@ -44,11 +44,11 @@ The listening sockets are opened inside the container's network namespace, befor
 its first instruction where the engine's namespace directory can be watched; there
 is no NAT and nothing to clean up.
 
-A word without a dot, colon or slash is looked up in all sources of --source, whose
-endpoints are used together; a dotted name is one of DNS, and any TARGET of legate
-run will do (legate run --help), but what only this host may reach (unix:, file:, an
-own consul:// or etcd:// server, loopback and link-local addresses, addresses of this
-host) needs --allow-target.
+A word without a dot, colon or slash is looked up in the sources of --source, whose
+endpoints are used in that order: those of the registry when Docker's do not serve. A
+dotted name is one of DNS, and any TARGET of legate run will do (legate run --help),
+but what only this host may reach (unix:, file:, an own consul:// or etcd:// server,
+loopback and link-local addresses, addresses of this host) needs --allow-target.
 
 A server accepts callers of its own Compose project or of a network that it shares;
 its label legate.allow names others. Labels that a container has from its image are
@@ -64,7 +64,7 @@ ignored unless --trust-image-labels.`,
 	a.links.add(c)
 	f := c.Flags()
 	a.sources = []string{spec.SourceDocker}
-	f.Var(listFlag{"SOURCE", &a.sources, func(text string) error { _, err := spec.ParseSources(text); return err }}, "source", "where a target that is one word is looked up: docker, consul, dns, or several, whose endpoints are used together")
+	f.Var(listFlag{"SOURCE", &a.sources, func(text string) error { _, err := spec.ParseSources(text); return err }}, "source", "where a target that is one word is looked up: docker, consul, dns, or several in the order in which their endpoints are used")
 	f.Var(listFlag{"TARGET", &a.allow, checkAllowed}, "allow-target", "targets that containers may name though they are reserved to this host, with commas between them")
 	addToggle(f, toggle{"trust-image-labels", &a.trust}, "also follow labels that a container has from its image")
 	f.StringVar(&a.namespaces, "netns", "", "`DIRECTORY` in which the engine keeps network namespaces (default /var/run/docker/netns)")

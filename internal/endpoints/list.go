@@ -38,8 +38,8 @@ type List struct {
 	// All stand as they would be tried with balance first: those that serve or
 	// are unknown, then those of weak answers, then those ejected or unhealthy,
 	// longest ago first, then those that must not be tried. Of the first two
-	// near ones stand before others where the view wants that, and lower
-	// priorities before higher ones.
+	// lower ranks of targets stand before higher ones, near ones before others
+	// where the view wants that, and lower priorities before higher ones.
 	All []Candidate
 
 	groups  []group
@@ -293,6 +293,9 @@ func compare(a, b *Candidate, near bool) int {
 	}
 	if class == classBad {
 		return a.failedAt().Compare(b.failedAt())
+	}
+	if c := cmp.Compare(a.From.Rank, b.From.Rank); c != 0 {
+		return c
 	}
 	if near && a.Near != b.Near {
 		if a.Near {

@@ -54,6 +54,26 @@ func TestCandidates_OfSeveralTargetsAreTheUnionInOrder(t *testing.T) {
 	})
 }
 
+// A word that is looked up in several sources: what the first has is used as
+// long as some of it serves, whatever the others have, and however near.
+func TestCandidates_OfAHigherRankServeWhenNoneOfALowerDoes(t *testing.T) {
+	inWorld(t, func(w *world) {
+		second := two
+		second.Rank = 1
+		both := []spec.Target{second, one}
+		w.set(one, tcp(1), tcp(2))
+		w.set(second, tcp(3), tcp(4))
+		w.wantOrder(0, both, tcp(1), tcp(2), tcp(3), tcp(4))
+		w.wantOrder(1, both, tcp(2), tcp(1), tcp(4), tcp(3))
+		w.fail(tcp(2))
+		w.wantOrder(1, both, tcp(1), tcp(4), tcp(3), tcp(2))
+		w.fail(tcp(1))
+		w.wantOrder(0, both, tcp(3), tcp(4), tcp(1), tcp(2))
+		w.set(one)
+		w.wantOrder(0, both, tcp(3), tcp(4))
+	})
+}
+
 func TestCandidates_AppendToTheBuffer(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.set(one, tcp(1), tcp(2))

@@ -78,8 +78,8 @@ func (o LabelConfig) fromSources(raw []rawTarget, c Container) []rawTarget {
 			all = append(all, t)
 			continue
 		}
-		for _, source := range sources {
-			t.target = Target{Source: source, Host: t.target.Host}
+		for rank, source := range sources {
+			t.target = Target{Source: source, Host: t.target.Host, Rank: uint8(rank)}
 			all = append(all, t)
 		}
 	}

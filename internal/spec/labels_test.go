@@ -269,6 +269,9 @@ func TestContainerLinks_BareWordsGoThroughTheSources(t *testing.T) {
 			continue
 		}
 		for _, target := range links[0].Targets {
+			if bare := !strings.ContainsAny(c.label[strings.Index(c.label, "=")+1:], ".:/"); bare && o.Sources[target.Rank] != target.Source || !bare && target.Rank != 0 || target.Question().Rank != 0 {
+				t.Errorf("%s: rank %d of %s", c.label, target.Rank, target)
+			}
 			if (target.Source == spec.SourceDocker) != (target.Home == "shop") || target.Question().Home != target.Home {
 				t.Errorf("%s: home %q of %s", c.label, target.Home, target)
 			}

@@ -236,7 +236,7 @@ func checkFile(text string) error {
 
 // validateSource tells what keeps a target of a source from being asked.
 func validateSource(t Target) error {
-	blank := Target{Source: t.Source, Protocol: t.Protocol}
+	blank := Target{Source: t.Source, Protocol: t.Protocol, Rank: t.Rank}
 	switch t.Source {
 	case SourceSRV:
 		blank.Host = t.Host

@@ -97,12 +97,15 @@ type Target struct {
 	Datacenter string // of SourceConsul; "": the one of the server that is asked
 	Project    string // of Compose (SourceDocker); "": Home first, or else the one that this process is of, else any
 	Home       string // Compose project of the container that asks (SourceDocker): its servers come first; "": not known. No text names it
+	// Rank is the place of its source among those in which a word is looked up:
+	// while an endpoint of a lower one serves, those of higher ones do not.
+	Rank uint8
 }
 
 // Question is the target without what its source need not know: targets of
 // equal questions share the answer.
 func (t Target) Question() Target {
-	t.Protocol, t.Port = "", 0
+	t.Protocol, t.Port, t.Rank = "", 0, 0
 	return t
 }
 
