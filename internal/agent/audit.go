@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"errors"
 	"maps"
 	"strings"
 	"time"
@@ -16,9 +15,7 @@ func (a *Agent) Status() spec.AgentStatus {
 	s := spec.AgentStatus{Namespaces: a.cfg.Namespaces, Runtime: a.held}
 	if a.late != nil {
 		s.Late = a.late.Error()
-		if u, ok := errors.AsType[*spec.UserError](a.late); ok {
-			s.LateHint = u.Hint
-		}
+		s.LateHint = spec.HintOf(a.late)
 	}
 	return s
 }

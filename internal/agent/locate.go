@@ -75,8 +75,8 @@ func (w *watch) miss(id string, before unfound, err error) intercept.Found {
 
 // advise adds what to do to an error, for where a hint has no place.
 func advise(err error) string {
-	if u, ok := errors.AsType[*spec.UserError](err); ok && u.Hint != "" {
-		return u.What + "; " + u.Hint
+	if hint := spec.HintOf(err); hint != "" {
+		return err.Error() + "; " + hint
 	}
 	return err.Error()
 }

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -104,7 +105,7 @@ func (a asked) findings(h host) (found []finding) {
 		found = append(found, weak("links", "", "%s", w))
 	}
 	for _, err := range a.silent {
-		found = append(found, weak("running", hintOf(err), "%v", err))
+		found = append(found, weak("running", spec.HintOf(err), "%v", err))
 	}
 	for _, s := range a.running {
 		found = append(found, judgeRunning(s)...)
@@ -116,16 +117,9 @@ func (a asked) findings(h host) (found []finding) {
 // may have asked for any yet.
 func noLinks(h host, none error) finding {
 	if h.container {
-		return missing("links", hintOf(none), "%v", none)
+		return missing("links", spec.HintOf(none), "%v", none)
 	}
 	return weak("links", "legate doctor 6379=192.168.1.52:6379 (what you want to run)", "no link is given, so only the host itself was looked at")
-}
-
-func hintOf(err error) string {
-	if u, ok := errors.AsType[*spec.UserError](err); ok {
-		return u.Hint
-	}
-	return ""
 }
 
 // judgeRunning says what is wrong with the links of a running legate.
@@ -155,7 +149,7 @@ func judgeLink(instance string, l spec.LinkStatus) finding {
 	resume := fmt.Sprintf("legate resume %s --control %s", l.Name, instance)
 	switch l.State {
 	case spec.StateError:
-		return missing(about, look, "not listening on %s: %s", l.Listen, l.Error)
+		return missing(about, cmp.Or(l.Hint, look), "not listening on %s: %s", l.Listen, l.Error)
 	case spec.StateDown, spec.StateHolding:
 		return missing(about, look, "down: %s", whyDown(l))
 	case spec.StatePaused:

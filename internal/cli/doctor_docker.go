@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"legate/internal/docker"
+	"legate/internal/spec"
 )
 
 const dockerPatience = 3 * time.Second
@@ -36,9 +37,9 @@ func judgeDocker(version string, err error, needed bool) finding {
 	const about = "docker"
 	switch {
 	case err != nil && needed:
-		return missing(about, hintOf(err), "%v", err)
+		return missing(about, spec.HintOf(err), "%v", err)
 	case err != nil:
-		return weak(about, hintOf(err), "%v; no link needs it", err)
+		return weak(about, spec.HintOf(err), "%v; no link needs it", err)
 	}
 	return fine(about, "the engine answers, API %s", version)
 }

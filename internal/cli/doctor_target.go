@@ -188,7 +188,7 @@ func judgeTarget(h host, r reached, others bool) (found []finding) {
 		bad = weak // the others serve
 	}
 	if r.lookup != nil {
-		mend := hintOf(r.lookup)
+		mend := spec.HintOf(r.lookup)
 		if mend == "" && (r.target.Source == spec.SourceDNS || r.target.Source == spec.SourceName) {
 			mend = h.lookup(r.target.Host)
 		}

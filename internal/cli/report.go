@@ -184,7 +184,11 @@ func (r report) sources(l spec.LinkStatus) (notes []string) {
 		}
 	}
 	if notes == nil && l.Error != "" {
-		notes = append(notes, l.Error+r.learned(l.Learned))
+		text := l.Error + r.learned(l.Learned)
+		if l.Hint != "" {
+			text += " (" + l.Hint + ")"
+		}
+		notes = append(notes, text)
 	}
 	return notes
 }

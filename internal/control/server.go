@@ -204,9 +204,5 @@ func reply(w http.ResponseWriter, status int, v any) {
 }
 
 func refuse(w http.ResponseWriter, status int, err error) {
-	f := failure{Error: err.Error()}
-	if u, ok := errors.AsType[*spec.UserError](err); ok {
-		f.Hint = u.Hint
-	}
-	reply(w, status, f)
+	reply(w, status, failure{Error: err.Error(), Hint: spec.HintOf(err)})
 }

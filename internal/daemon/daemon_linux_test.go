@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -399,5 +400,30 @@ func TestDaemon_LoopOfTwoLinksIsDown(t *testing.T) {
 	}
 	if n := d.Snapshot().Links[1].Counters.Total; n != 0 {
 		t.Errorf("the second link got %d connections from us", n)
+	}
+}
+
+// wishing is an origin that wishes one thing.
+type wishing struct{ spec.Wish }
+
+func (w wishing) Watch(ctx context.Context, set func(spec.Wish)) error {
+	set(w.Wish)
+	<-ctx.Done()
+	return nil
+}
+
+// Who asks why a container's port refuses is not told that there is no such
+// link, but what is wrong with it.
+func TestDaemon_WhyTellsOfALinkThatCannotBeHad(t *testing.T) {
+	d := start(t, Config{Origins: []Origin{wishing{spec.Wish{Problems: []spec.LinkProblem{
+		{Name: "web/6379", Listen: spec.Listen{Protocol: spec.TCP, Host: "localhost", Port: 6379}, Text: "connect.6379=redis", Err: spec.Errorf("take another port", "web serves it itself")},
+	}}}}})
+	testnet.Eventually(t, testnet.Patience, func() bool { return len(d.Snapshot().Links) == 1 })
+	if l := d.Snapshot().Links[0]; l.State != spec.StateError || l.Error != "web serves it itself" || l.Hint != "take another port" {
+		t.Errorf("status: %+v", l)
+	}
+	x, err := d.Why(t.Context(), control.WhyRequest{Caller: "web", Link: "6379"})
+	if err != nil || x.Link != "web/6379" || !strings.HasSuffix(x.Verdict, "does not listen: web serves it itself") || !slices.Equal(x.Notes, []string{"take another port"}) {
+		t.Errorf("why: %+v, %v", x, err)
 	}
 }

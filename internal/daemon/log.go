@@ -29,7 +29,7 @@ func (d *Daemon) logChanges(before plan) {
 			continue // of a hundred changes of other links it was said once
 		}
 		if d.opened || r.Origin != spec.OriginArguments {
-			d.cfg.Log.Error("not listening", "link", r.Name, "on", r.Listen, "error", r.Error)
+			d.cfg.Log.Error("not listening", "link", r.Name, "on", r.Listen, "error", r.Error, "hint", r.Hint)
 		}
 	}
 }

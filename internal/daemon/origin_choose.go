@@ -72,7 +72,7 @@ func ChooseOrigin(ctx context.Context, c OriginConfig) (Origin, error) {
 
 // hinted gives a hint to the list of what is wrong with all variables.
 func hinted(err error) error {
-	if u, ok := errors.AsType[*spec.UserError](err); ok && u.Hint != "" {
+	if spec.HintOf(err) != "" {
 		return err
 	}
 	return spec.Errorf("correct or remove them, or give a link: legate 6379=redis:6379", "%s", err)
@@ -122,8 +122,8 @@ func (n nothing) error() error {
 
 // explain gives an error with its hint in one line, for a warning.
 func explain(err error) string {
-	if u, ok := errors.AsType[*spec.UserError](err); ok && u.Hint != "" {
-		return u.What + " (" + u.Hint + ")"
+	if hint := spec.HintOf(err); hint != "" {
+		return err.Error() + " (" + hint + ")"
 	}
 	return err.Error()
 }

@@ -81,7 +81,7 @@ func (p *plan) refuseAll(problems []spec.LinkProblem) {
 		if f.Ignored {
 			continue
 		}
-		s := spec.LinkStatus{Name: f.Name, Listen: f.Listen.String(), Target: f.Text, Origin: spec.OriginLabels, State: spec.StateError, Error: explain(f.Err)}
+		s := spec.LinkStatus{Name: f.Name, Listen: f.Listen.String(), Target: f.Text, Origin: spec.OriginLabels, State: spec.StateError, Error: f.Err.Error(), Hint: spec.HintOf(f.Err)}
 		if f.Listen == (spec.Listen{}) {
 			s.Listen = ""
 		}
@@ -161,6 +161,15 @@ func (p *plan) named(name string) (spec.Link, bool) {
 		}
 	}
 	return spec.Link{}, false
+}
+
+// refusedAs finds a link that cannot be had.
+func (p *plan) refusedAs(name string) (spec.LinkStatus, bool) {
+	i := slices.IndexFunc(p.refused, func(s spec.LinkStatus) bool { return s.Name == name })
+	if i < 0 {
+		return spec.LinkStatus{}, false
+	}
+	return p.refused[i], true
 }
 
 func (p *plan) names() []string {

@@ -104,6 +104,20 @@ func (p *plan) drainedInVain(links []spec.LinkStatus) (warnings []string) {
 	return warnings
 }
 
+// explainRefused says why a link that was asked for is not there.
+func explainRefused(s spec.LinkStatus, caller string) spec.Explanation {
+	x := spec.Explanation{
+		Link: s.Name, Listen: s.Listen, Caller: caller, Target: s.Target, State: s.State,
+		Rule:    fmt.Sprintf("none: what its %s ask for cannot be had", s.Origin),
+		Sources: []spec.SourceStatus{}, Endpoints: []spec.EndpointStatus{},
+		Verdict: "refused: the link does not listen: " + s.Error,
+	}
+	if s.Hint != "" {
+		x.Notes = []string{s.Hint}
+	}
+	return x
+}
+
 // Why says where a caller's next connection to a link would go, and tries it
 // if that is asked. It implements control.Instance.
 func (d *Daemon) Why(ctx context.Context, r control.WhyRequest) (spec.Explanation, error) {
@@ -115,6 +129,9 @@ func (d *Daemon) Why(ctx context.Context, r control.WhyRequest) (spec.Explanatio
 	for _, name := range []string{r.Caller + "/" + r.Link, r.Caller + "/" + spec.BackendName(r.Link), r.Link} {
 		if l, ok = p.named(name); ok {
 			break
+		}
+		if s, refused := p.refusedAs(name); refused {
+			return explainRefused(s, r.Caller), nil
 		}
 	}
 	if !ok {

@@ -288,9 +288,5 @@ var (
 // openError says which link an address could not be opened for, and keeps the
 // hint.
 func openError(l spec.Link, err error) error {
-	hint := ""
-	if u, ok := errors.AsType[*spec.UserError](err); ok {
-		hint = u.Hint
-	}
-	return spec.Errorf(hint, "open link %s: %v", l.Name, err)
+	return spec.Errorf(spec.HintOf(err), "open link %s: %v", l.Name, err)
 }

@@ -1,7 +1,6 @@
 package discover
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -228,10 +227,7 @@ func words(err error) (what, hint string) {
 	if err == nil {
 		return "", ""
 	}
-	if u, ok := errors.AsType[*spec.UserError](err); ok {
-		hint = u.Hint
-	}
-	return err.Error(), hint
+	return err.Error(), spec.HintOf(err)
 }
 
 func moment(t time.Time) *time.Time {

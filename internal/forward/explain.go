@@ -28,6 +28,9 @@ func (fw *Forwarder) Explain(name string, c spec.Caller) (spec.Explanation, erro
 	case a.link == nil:
 		x := introduce(a.spec, c)
 		x.State, x.Verdict = spec.StateError, "refused: the link does not listen: "+a.err.Error()
+		if hint := spec.HintOf(a.err); hint != "" {
+			x.Notes = []string{hint}
+		}
 		return x, nil
 	}
 	return a.link.explain(c), nil

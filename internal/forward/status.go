@@ -141,7 +141,7 @@ func (fw *Forwarder) Snapshot() []spec.LinkStatus {
 			continue
 		}
 		out[i] = describe(a.spec)
-		out[i].State, out[i].Error = spec.StateError, a.err.Error()
+		out[i].State, out[i].Error, out[i].Hint = spec.StateError, a.err.Error(), spec.HintOf(a.err)
 	}
 	return out
 }

@@ -217,8 +217,8 @@ func (w *wrapper) wait(ctx context.Context, real string) error {
 func (w *wrapper) fail(p Process, err error) int {
 	w.log("error", err)
 	fmt.Fprintf(p.Stderr, "error: %v\n", err)
-	if u, ok := errors.AsType[*spec.UserError](err); ok && u.Hint != "" {
-		fmt.Fprintf(p.Stderr, "hint: %s\n", u.Hint)
+	if hint := spec.HintOf(err); hint != "" {
+		fmt.Fprintf(p.Stderr, "hint: %s\n", hint)
 	}
 	return 1
 }

@@ -60,6 +60,7 @@ type LinkStatus struct {
 	Since     *time.Time       `json:"since,omitempty"` // when it went down
 	Sources   []SourceStatus   `json:"sources,omitempty"`
 	Error     string           `json:"error,omitempty"`    // why the link is in error or its source has no answer
+	Hint      string           `json:"hint,omitempty"`     // with State error: what to do about it; "": not known
 	Learned   *time.Time       `json:"learned,omitempty"`  // with a source's Error: when its endpoints were learned
 	Override  *Override        `json:"override,omitempty"` // of its target
 	Mode      *Override        `json:"mode,omitempty"`     // that it is paused or drained

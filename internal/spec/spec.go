@@ -6,6 +6,7 @@
 package spec
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"strconv"
@@ -268,6 +269,15 @@ type UserError struct {
 
 // Error returns what happened, without the hint.
 func (e *UserError) Error() string { return e.What }
+
+// HintOf is what a UserError in the error's chain says is to be done; "":
+// nothing.
+func HintOf(err error) string {
+	if u, ok := errors.AsType[*UserError](err); ok {
+		return u.Hint
+	}
+	return ""
+}
 
 // Errorf makes a UserError with the given hint.
 func Errorf(hint, format string, args ...any) error {
