@@ -42,6 +42,7 @@ type Config struct {
 // may be called at the same time.
 type Agent struct {
 	cfg      Config
+	enters   bool           // it may open sockets in the networks of containers
 	starting chan *starting // to the one who decides
 	omni     *omni          // nil: not in omni mode
 
@@ -70,12 +71,19 @@ func New(cfg Config) *Agent {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	a := &Agent{cfg: cfg, starting: make(chan *starting), spaces: map[string]*space{}}
+	a := &Agent{cfg: cfg, enters: intercept.MayEnter(), starting: make(chan *starting), spaces: map[string]*space{}}
 	if cfg.Omni {
 		a.omni = newOmni()
 	}
 	return a
 }
+
+// Enters tells whether connections may start inside the networks of containers.
+func (a *Agent) Enters() bool { return a.enters }
+
+// opens tells whether links are to be opened in containers. ambassadord's
+// command line has no right for that: labels are for the clients that come here.
+func (a *Agent) opens() bool { return a.enters || a.omni == nil }
 
 // Watch sets the links that the containers ask for, soon and after every
 // change, until ctx ends. While the engine is lost they stay as they are.
@@ -95,7 +103,9 @@ func (a *Agent) Watch(ctx context.Context, set func(spec.Wish)) error {
 	// What still waits to hand something over must not hold up the end.
 	inner, stop := context.WithCancel(ctx)
 	w.ctx = inner
-	w.running.Go(func() { w.watchNamespaces(inner) })
+	if w.opens() {
+		w.running.Go(func() { w.watchNamespaces(inner) })
+	}
 	w.running.Go(func() { w.watchEngine(inner) })
 	w.run()
 	stop()

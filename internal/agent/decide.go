@@ -35,6 +35,7 @@ func (w *watch) decide() {
 			wish.Warnings = append(wish.Warnings, err.Error())
 		}
 		switch {
+		case !w.opens():
 		case spec.AsksForLinks(c.Labels):
 			w.decideFor(c, who, image, &wish)
 		case c.Mode == "none" && c.Runs() && w.home(c) == nil:
@@ -182,10 +183,6 @@ func (a *Agent) Open(l spec.Link) ([]pump.Listener, error) {
 	return nil, errors.New("the container has ended")
 }
 
-// errNotHere is of an endpoint whose container's network is not known, yet or
-// any more.
-var errNotHere = errors.New("the network of its container is not known")
-
 // Way leads to a container from inside its own network, where that is known:
 // no other has to lead there, no packet filter of the engine is in between, and
 // an address that is another container's by now is not taken for its own.
@@ -196,8 +193,8 @@ func (a *Agent) Way(e *spec.Endpoint) (namespace string, socket pump.SocketFunc,
 			return s.ns.ID(), s.socket, nil
 		}
 	}
-	if e.Inside {
-		return "", nil, errNotHere
+	if e.Inside { // known soon, no more, or never for want of rights
+		return "", nil, spec.Errorf("see what the agent lacks: legate doctor", "the network of its container is not known")
 	}
 	return "", nil, nil
 }

@@ -216,7 +216,12 @@ func TestDaemon_FollowsItsOrigins(t *testing.T) {
 	origin <- parseLinks(t, first+"="+green.String(), second+"="+blue.String())
 	wantFrom(t, second, waitServed(t, second, "blue"))
 	live.want("blue")
-	wantFrom(t, first, "green")
+	testnet.Eventually(t, testnet.Patience, func() bool { // the new one opens before this one changes
+		c := connect(t, first)
+		defer c.Close()
+		got, err := c.ask()
+		return err == nil && got == "green"
+	})
 	// One that is gone stops listening.
 	origin <- parseLinks(t, second+"="+blue.String())
 	testnet.Eventually(t, testnet.Patience, func() bool { return !accepts(first) })

@@ -56,6 +56,15 @@ func visit(ns int, f func() error, done chan<- error) {
 	runtime.UnlockOSThread()
 }
 
+// MayEnter tells whether this process has the capability that entering a
+// namespace takes (setns(2)).
+func MayEnter() bool {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var sets [2]unix.CapUserData // 32 capabilities each
+	err := unix.Capget(&header, &sets[0])
+	return err == nil && sets[0].Effective&(1<<unix.CAP_SYS_ADMIN) != 0
+}
+
 func explainEnter(err error) error {
 	if errors.Is(err, unix.EPERM) {
 		return spec.Errorf("run Legate as root with the capability SYS_ADMIN: docker run --cap-add SYS_ADMIN",

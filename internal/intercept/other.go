@@ -28,6 +28,9 @@ func (*Namespace) Do(func() error) error { return errors.ErrUnsupported }
 // Socket fails with errors.ErrUnsupported.
 func (*Namespace) Socket(int, int) (int, error) { return -1, errors.ErrUnsupported }
 
+// MayEnter is false.
+func MayEnter() bool { return false }
+
 // Bind fails with errors.ErrUnsupported.
 func Bind(*Namespace, spec.Link, func(spec.Link) ([]pump.Listener, error)) ([]pump.Listener, error) {
 	return nil, errors.ErrUnsupported

@@ -36,10 +36,10 @@ func TestRights_WithoutPtrace(t *testing.T) {
 	with(t, "sys_admin net_bind_service dac_override", func() {
 		_, err := Of(kthreadd)
 		wantUserError(t, err, "of process 2: permission denied", "SYS_PTRACE")
-		e := newEngine(t)
-		s := watch(t, WatchConfig{Dir: e.dir, Patience: 50 * time.Millisecond})
+		e, tenant := newEngine(t), newTenant(t)
+		s := watch(t, WatchConfig{Dir: e.dir, Patience: 500 * time.Millisecond})
 		s.awaitState(t, "")
-		e.mount(t, e.create(t, "c"), newTenant(t).path())
+		e.mount(t, e.create(t, "c"), tenant.path())
 		s.awaitState(t, "permission denied")
 	})
 }

@@ -221,9 +221,11 @@ func TestWatch_GarbageIsIgnored(t *testing.T) {
 	s.awaitState(t, "")
 	mkfifo("pipe2")
 	e.mount(t, e.create(t, "mnt"), "/proc/self/ns/uts")
-	e.mount(t, e.create(t, "own"), newContainerIn(t, idB, 0).path()) // --network host
-	e.mount(t, e.create(t, "default"), newContainer(t, idB).path())
-	e.mount(t, e.create(t, "nobodys"), newTenant(t).path())
+	// Made before their files, which are given up if that takes long.
+	hosts, other, nobody := newContainerIn(t, idB, 0), newContainer(t, idB), newTenant(t)
+	e.mount(t, e.create(t, "own"), hosts.path()) // --network host
+	e.mount(t, e.create(t, "default"), other.path())
+	e.mount(t, e.create(t, "nobodys"), nobody.path())
 	if err := os.WriteFile(filepath.Join(e.dir, "text"), []byte("text"), 0o600); err != nil {
 		t.Fatal(err)
 	}
