@@ -35,7 +35,7 @@ func Serve(l net.Listener, i Instance, log *slog.Logger) *Server {
 			Handler:           Handler(i),
 			ReadHeaderTimeout: 5 * time.Second,
 			BaseContext:       func(net.Listener) context.Context { return ctx },
-			ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+			ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelError), // a panic, most likely
 		},
 		cancel: cancel,
 		done:   make(chan struct{}),

@@ -340,4 +340,9 @@ func TestDenied_ConnectionsEndAndNewOnesGoElsewhere(t *testing.T) {
 		w.resets(c, time.Second) // at once: hold is 10 s
 	}
 	w.eventually(func(s spec.LinkStatus) bool { return s.Counters.Failed["denied"] == 1 })
+	w.link.Targets = []spec.Target{{Source: spec.SourceDocker, Protocol: spec.TCP, Host: "nobody"}}
+	w.apply()
+	if x, err := w.fw.Explain("test", spec.Caller{}); err != nil || !strings.Contains(x.Verdict, "there are no endpoints") {
+		t.Errorf("without an endpoint the verdict is %q (%v)", x.Verdict, err)
+	}
 }

@@ -55,10 +55,11 @@ func (l *link) hold(f *flow) pump.Step {
 	if !f.held {
 		f.waited = l.fw.now()
 	}
-	switch list := l.candidates().All; {
-	case len(list) == 0:
+	list := l.candidates().All
+	if len(list) == 0 {
 		l.fw.cfg.Pool.Miss(l.spec.Targets)
-	case l.denied(list):
+	}
+	if l.denied(list) {
 		return l.giveUp(f, ErrDenied) // who may not go there waits in vain
 	}
 	until, err := l.patience(f)
@@ -76,9 +77,9 @@ func (l *link) hold(f *flow) pump.Step {
 	return pump.Step{Park: until}
 }
 
-// denied tells whether policy leaves the link's callers no endpoint at all.
+// denied tells whether policy leaves the link's callers none of its endpoints.
 func (l *link) denied(list []endpoints.Candidate) bool {
-	return l.view.Admit != nil && !slices.ContainsFunc(list, func(c endpoints.Candidate) bool { return c.Health != spec.HealthDenied })
+	return l.view.Admit != nil && len(list) > 0 && !slices.ContainsFunc(list, func(c endpoints.Candidate) bool { return c.Health != spec.HealthDenied })
 }
 
 // patience returns until when the flow may wait now, or why it may not.
