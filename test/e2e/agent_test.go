@@ -163,6 +163,17 @@ func TestAgentRules(t *testing.T) {
 			}
 		}
 
+		// Who takes the name of another's service gets none of its callers, and whoever else asks is told of both.
+		a.redisBorn("thief", append(project("evil", "x"), "--label", "legate.service=redis", "--label", "legate.allow=*")...)
+		a.run("docker run -d --name outsider --label connect.6379=redis legate-e2e/tools sleep 600")
+		eventually(t, 20*time.Second, func() (bool, string) {
+			status := a.run("docker exec agent legate status")
+			return strings.Contains(status, "docker:redis:6379 may mean docker:evil/redis, docker:shop/redis") || strings.Contains(status, "docker:redis may mean docker:evil/redis, docker:shop/redis"), status
+		})
+		for range 5 {
+			says("1001", "shop-redis-1")
+		}
+
 		// Labels of an image decide nothing, and what the application serves itself is left alone.
 		a.docker("commit", "--change", "LABEL connect.2001=redis", "web", "legate-e2e/sly")
 		a.docker(append(append([]string{"run", "-d", "--name", "sly", "--expose", "6379"}, project("shop", "sly")...),
