@@ -54,6 +54,62 @@ func TestAdmit(t *testing.T) {
 	}
 }
 
+// The loopback of a container is its own, and what it allows decides there, too.
+func TestAdmit_InsideAContainer(t *testing.T) {
+	a := New(Config{Labels: spec.LabelConfig{Sources: []string{spec.SourceDocker}}})
+	a.servers = map[string]spec.Container{
+		"closed": {ID: "closed", Name: "closed"},
+		"open":   {ID: "open", Name: "open", Labels: map[string]string{"legate.allow": "*"}},
+	}
+	web := spec.Container{ID: "web", Name: "web"}
+	for _, c := range []struct {
+		container string
+		inside    bool
+		want      string
+	}{
+		{"open", true, ""},
+		{"open", false, "loopback address of this host"},
+		{"closed", true, "does not accept"},
+		{"gone", true, "is not known"},
+	} {
+		e := spec.Endpoint{Protocol: spec.TCP, Addr: netip.MustParseAddrPort("127.0.0.1:6379"), Container: c.container, Inside: c.inside}
+		m := e.Plain()
+		err := a.Admit(spec.Link{For: &web, Targets: []spec.Target{{Source: spec.SourceDocker, Host: "x"}}}, &m)
+		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%+v: %v, want %q", c, err, c.want)
+		}
+	}
+}
+
+func TestWay(t *testing.T) {
+	a := New(Config{})
+	made := 0
+	a.ways.Store(&map[string]way{"here": {"4:5", func(int, int) (int, error) { made++; return 7, nil }}})
+	at := netip.MustParseAddrPort("127.0.0.1:6379")
+	for _, c := range []struct {
+		endpoint  spec.Endpoint
+		namespace string
+		err       bool
+	}{
+		{spec.Endpoint{Addr: at, Container: "here"}, "4:5", false},
+		{spec.Endpoint{Addr: at, Container: "here", Inside: true}, "4:5", false},
+		{spec.Endpoint{Addr: at, Container: "elsewhere"}, "", false}, // by its address
+		{spec.Endpoint{Addr: at, Container: "elsewhere", Inside: true}, "", true},
+	} {
+		namespace, socket, err := a.Way(&c.endpoint)
+		if namespace != c.namespace || (err != nil) != c.err || (socket != nil) != (c.namespace != "") {
+			t.Errorf("%+v: from %q, with a socket %t, %v", c.endpoint, namespace, socket != nil, err)
+			continue
+		}
+		if socket != nil {
+			_, _ = socket(0, 0)
+		}
+	}
+	if made != 2 {
+		t.Errorf("%d sockets were made, want 2", made)
+	}
+}
+
 // Nothing but a container's own addresses is taken for the container: a socket
 // file has none, and most containers lack one of IPv6.
 func TestAdmit_SocketFileIsNobodys(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"legate/internal/docker"
@@ -46,6 +47,8 @@ type Agent struct {
 	starting chan *starting // to the one who decides
 	omni     *omni          // nil: not in omni mode
 
+	ways atomic.Pointer[map[string]way] // by container id, as decided last
+
 	mu      sync.Mutex // guards the following
 	spaces  map[string]*space
 	servers map[string]spec.Container
@@ -58,9 +61,14 @@ type Agent struct {
 type space struct {
 	container string
 	ns        *intercept.Namespace
-	socket    pump.SocketFunc      // of ns
 	forget    func()               // ends the watch over its first process
 	opened    map[string]time.Time // by link, when its sockets were made; guarded by the agent's mu
+}
+
+// way is from where a container is reached: its own network.
+type way struct {
+	namespace string
+	socket    pump.SocketFunc
 }
 
 // New returns an agent that follows nothing yet.
@@ -72,6 +80,7 @@ func New(cfg Config) *Agent {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	a := &Agent{cfg: cfg, enters: intercept.MayEnter(), starting: make(chan *starting), spaces: map[string]*space{}}
+	a.ways.Store(&map[string]way{})
 	if cfg.Omni {
 		a.omni = newOmni()
 	}
@@ -246,7 +255,7 @@ func (w *watch) enter(f intercept.Found) {
 		_ = f.Namespace.Close()
 		return
 	}
-	s := &space{container: f.Container, ns: f.Namespace, socket: f.Namespace.Socket, opened: map[string]time.Time{}}
+	s := &space{container: f.Container, ns: f.Namespace, opened: map[string]time.Time{}}
 	forget, err := w.life.Watch(f.PID, f.Namespace, func() { hand(w.ctx, w.ended, s) })
 	if err != nil { // it has ended already
 		_ = f.Namespace.Close()
@@ -288,7 +297,9 @@ func (w *watch) releaseAll() {
 	for {
 		select {
 		case f := <-w.found:
-			_ = f.Namespace.Close()
+			if f.Namespace != nil {
+				_ = f.Namespace.Close()
+			}
 		default:
 			return
 		}

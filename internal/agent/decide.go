@@ -17,7 +17,7 @@ import (
 // decide sets the links of all containers that have a namespace now.
 func (w *watch) decide() {
 	wish := spec.Wish{}
-	servers := map[string]spec.Container{}
+	servers, ways := map[string]spec.Container{}, map[string]way{}
 	all := w.cfg.Table.All()
 	w.forgetImages(all)
 	for _, c := range all {
@@ -27,19 +27,28 @@ func (w *watch) decide() {
 			continue
 		}
 		who := describe(c, image)
-		if of := w.cfg.Table.Get(c.Landlord()); of != nil {
-			who.Networks = joined(of) // it reaches what its landlord reaches
+		if of := w.tenantOf(c); of != c { // it reaches what its landlord reaches
+			who.Networks, who.OnHost = joined(of), of.Mode == "host"
 		}
 		servers[c.ID] = who.Own(image.Labels, w.cfg.Labels.TrustImageLabels)
 		if err := spec.CheckAllow(servers[c.ID]); err != nil {
 			wish.Warnings = append(wish.Warnings, err.Error())
 		}
+		if !c.Runs() {
+			w.forgetUnfound(c.ID) // its next life is looked for anew
+		}
+		if !w.opens() {
+			continue
+		}
+		where := w.home(c)
 		switch {
-		case !w.opens():
-		case spec.AsksForLinks(c.Labels):
-			w.decideFor(c, who, image, &wish)
-		case c.Mode == "none" && c.Runs() && w.home(c) == nil:
-			w.ask(c, &wish) // nobody reaches it but from inside
+		case where != nil && w.enters:
+			ways[c.ID] = way{where.ns.ID(), where.ns.Socket}
+		case where == nil && c.Runs() && !who.OnHost:
+			w.ask(w.tenantOf(c), spec.AsksForLinks(c.Labels), &wish)
+		}
+		if spec.AsksForLinks(c.Labels) {
+			w.decideFor(where, who, image, &wish)
 		}
 	}
 	w.decideOmni(all, &wish)
@@ -49,6 +58,7 @@ func (w *watch) decide() {
 	w.mu.Lock()
 	w.servers, w.at = servers, owners(all)
 	w.mu.Unlock()
+	w.ways.Store(&ways)
 	w.set(wish)
 	w.answer(all)
 }
@@ -76,22 +86,16 @@ func addresses(c *docker.Container) (list []netip.Addr) {
 	return list
 }
 
-// decideFor adds the links of one container.
-func (w *watch) decideFor(c *docker.Container, who spec.Container, image docker.Image, wish *spec.Wish) {
-	where := w.home(c)
-	if where == nil {
-		if c.Runs() && !who.OnHost {
-			w.ask(c, wish)
-		}
-		if !who.OnHost {
-			return // it does not run yet, or no more
-		}
+// decideFor adds the links of one container, which lives there.
+func (w *watch) decideFor(where *space, who spec.Container, image docker.Image, wish *spec.Wish) {
+	if where == nil && !who.OnHost {
+		return // it does not run yet, or no more
 	}
 	links, problems := spec.ContainerLinks(who, image.Labels, w.cfg.Labels)
 	if who.OnHost {
 		for _, l := range links {
 			problems = append(problems, spec.LinkProblem{Name: l.Name, Listen: l.Listen, Text: l.Text, Err: spec.Errorf(
-				"give the container a network of its own", "container %s is in the host's network, where everybody could use its link", c.Name)})
+				"give the container a network of its own", "container %s is in the host's network, where everybody could use its link", who.Name)})
 		}
 		links = nil
 	}
@@ -105,16 +109,23 @@ func (w *watch) decideFor(c *docker.Container, who spec.Container, image docker.
 }
 
 // home is the namespace that a container lives in; nil: it is not known.
-func (a *Agent) home(c *docker.Container) *space {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if landlord := c.Landlord(); landlord != "" {
-		if of := a.cfg.Table.Get(landlord); of != nil {
-			return a.spaces[of.ID]
-		}
-		return nil
+func (w *watch) home(c *docker.Container) *space {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.spaces[w.tenantOf(c).ID]
+}
+
+// tenantOf is the container whose network a container lives in: itself, or the
+// one that it lodges with. Of one that is gone nothing but its id is known.
+func (w *watch) tenantOf(c *docker.Container) *docker.Container {
+	landlord := c.Landlord()
+	if landlord == "" {
+		return c
 	}
-	return a.spaces[c.ID]
+	if of := w.cfg.Table.Get(landlord); of != nil {
+		return of
+	}
+	return &docker.Container{ID: landlord}
 }
 
 // image is what a container has from its image. It is asked for once.
@@ -187,17 +198,16 @@ func (a *Agent) Open(l spec.Link) ([]pump.Listener, error) {
 // no other has to lead there, no packet filter of the engine is in between, and
 // an address that is another container's by now is not taken for its own.
 func (a *Agent) Way(e *spec.Endpoint) (namespace string, socket pump.SocketFunc, err error) {
-	c := a.cfg.Table.Get(e.Container)
-	if c != nil {
-		if s := a.home(c); s != nil {
-			return s.ns.ID(), s.socket, nil
-		}
+	w, known := (*a.ways.Load())[e.Container]
+	if !known && e.Inside {
+		return "", nil, errNotHere
 	}
-	if e.Inside { // known soon, no more, or never for want of rights
-		return "", nil, spec.Errorf("see what the agent lacks: legate doctor", "the network of its container is not known")
-	}
-	return "", nil, nil
+	return w.namespace, w.socket, nil
 }
+
+// errNotHere is of an endpoint that is about to be known, is no more, or never
+// will be for want of rights.
+var errNotHere = errors.New("the network of its container is not known (legate doctor tells what the agent lacks)")
 
 // Admit says why the container that a link is for may not go to an endpoint;
 // nil: it may.

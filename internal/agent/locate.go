@@ -32,15 +32,17 @@ func (u unfound) pause() time.Duration {
 }
 
 // ask finds the namespace of a container that runs, and that nobody saw
-// appear. The engine is slow to answer about one that it just starts.
-func (w *watch) ask(c *docker.Container, wish *spec.Wish) {
+// appear. The engine is slow to answer about one that it just starts. For one
+// that is only reached there, not wanted for links in it, it gives up.
+func (w *watch) ask(c *docker.Container, forLinks bool, wish *spec.Wish) {
 	w.mu.Lock()
 	before := w.unfound[c.ID]
 	w.mu.Unlock()
-	if before.tries >= surelyUnfound {
-		wish.Warnings = append(wish.Warnings, fmt.Sprintf("no link is opened in container %s, nor reaches it from inside: its network namespace was not found: %v", c.Name, advise(before.err)))
+	surely := before.tries >= surelyUnfound
+	if surely && forLinks {
+		wish.Warnings = append(wish.Warnings, fmt.Sprintf("container %s has no links: its network namespace was not found: %v", c.Name, advise(before.err)))
 	}
-	if w.asked[c.ID] {
+	if w.asked[c.ID] || surely && !forLinks {
 		return
 	}
 	w.asked[c.ID] = true
@@ -54,6 +56,12 @@ func (w *watch) ask(c *docker.Container, wish *spec.Wish) {
 			_ = f.Namespace.Close()
 		}
 	})
+}
+
+func (w *watch) forgetUnfound(id string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.unfound, id)
 }
 
 // miss has the container asked for again, not at once.
@@ -81,7 +89,10 @@ func advise(err error) string {
 	return err.Error()
 }
 
-var errNotRunning = errors.New("it does not run")
+var (
+	errNotRunning = errors.New("it does not run")
+	errOnHost     = errors.New("it lives in the network of this host or of the agent, where everybody could use its links")
+)
 
 func (w *watch) locate(ctx context.Context, id string) (intercept.Found, error) {
 	client, err := docker.NewClient(w.cfg.Engine)
@@ -100,6 +111,12 @@ func (w *watch) locate(ctx context.Context, id string) (intercept.Found, error) 
 	if errors.Is(err, fs.ErrNotExist) {
 		err = spec.Errorf("run the agent with --pid host", "its process %d is not seen here", pid)
 	}
+	if err == nil && f.Host {
+		err = errors.Join(errOnHost, f.Namespace.Close())
+	}
+	if err != nil {
+		return intercept.Found{}, err
+	}
 	f.Container = id
-	return f, err
+	return f, nil
 }

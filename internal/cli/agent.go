@@ -16,6 +16,8 @@ import (
 // agentCommand is `legate agent`.
 type agentCommand struct {
 	process Process
+	command *cobra.Command
+	notes   []string // to be logged once
 
 	links      linkFlags
 	serving    servingFlags
@@ -28,7 +30,9 @@ type agentCommand struct {
 	json       bool
 }
 
-func newAgent(p Process) *cobra.Command {
+func newAgent(p Process) *cobra.Command { return newAgentCommand(p).command }
+
+func newAgentCommand(p Process) *agentCommand {
 	a := &agentCommand{process: p, links: newLinkFlags()}
 	c := &cobra.Command{
 		Use:   "agent",
@@ -72,7 +76,8 @@ ignored unless --trust-image-labels.`,
 	addToggle(f, toggle{"json", &a.json}, "with --audit: print JSON")
 	a.omni.add(f)
 	a.serving.add(f)
-	return c
+	a.command = c
+	return a
 }
 
 func checkAllowed(text string) error {
@@ -126,7 +131,7 @@ func (a *agentCommand) run(c *cobra.Command, _ []string) error {
 	signal.Ignore(syscall.SIGPIPE) // see runCommand.start
 	return untilSignals(c.Context(), func(first, second context.Context) error {
 		return a.serving.serve(first, second, serve{
-			process: a.process, flags: c.Flags(),
+			process: a.process, flags: c.Flags(), notes: a.notes,
 			config: daemon.Config{
 				Sources: a.links.sources(a.process),
 				Agent: &daemon.AgentConfig{

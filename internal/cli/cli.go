@@ -19,7 +19,6 @@ import (
 	"github.com/spf13/pflag"
 
 	"legate/internal/control"
-	"legate/internal/daemon"
 	"legate/internal/runc"
 	"legate/internal/spec"
 )
@@ -50,9 +49,6 @@ func Main(p Process) int {
 	root := Root(p)
 	root.SetArgs(asAgent(p.Args[1:]))
 	err := root.ExecuteContext(context.Background())
-	if errors.Is(err, daemon.ErrUnlinked) {
-		err = asConnectable(p, err)
-	}
 	if err == nil {
 		return exitDone
 	}

@@ -1,11 +1,10 @@
 package cli
 
 import (
-	"context"
-	"errors"
 	"strings"
 
-	"legate/internal/spec"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 // agentContainer starts an agent with all that it may do and needs.
@@ -17,8 +16,8 @@ const agentContainer = `docker run -d --name agent --pid host --network host \
 
 // asConnectable is the agent for those who start it as connectable was: the
 // image with the engine's socket, and no argument. unlinked says that there is
-// nothing else to do.
-func asConnectable(p Process, unlinked error) error {
+// nothing else to do for run.
+func asConnectable(p Process, run *cobra.Command, unlinked error) error {
 	var lacks []string
 	h := lookAround(p)
 	for _, f := range judgeRights(h, lookRights(h)) {
@@ -27,18 +26,24 @@ func asConnectable(p Process, unlinked error) error {
 		}
 	}
 	if len(lacks) > 0 {
-		why := unlinked.Error()
-		if u, ok := errors.AsType[*spec.UserError](unlinked); ok {
-			why = u.What
-		}
 		return usagef("give a link (legate 6379=redis:6379), or start the agent of this host with all that it needs:\n  "+agentContainer,
-			"%s; nor can this container be the agent of its host: %s", why, strings.Join(lacks, "; "))
+			"%v; nor can this container be the agent of its host: %s", unlinked, strings.Join(lacks, "; "))
 	}
-	args := p.Args[1:]
-	if len(args) > 0 && args[0] == "run" {
-		args = args[1:]
+	a := newAgentCommand(p)
+	a.notes = []string{"no link is given, and there is none to be found: this is the agent of its host (legate agent)"}
+	if err := copyFlags(a.command.Flags(), run.Flags()); err != nil {
+		return err
 	}
-	root := Root(p)
-	root.SetArgs(append([]string{"agent"}, args...))
-	return root.ExecuteContext(context.Background())
+	a.command.SetContext(run.Context())
+	return a.run(a.command, nil)
+}
+
+// copyFlags sets those that were given and that both have.
+func copyFlags(to, from *pflag.FlagSet) (err error) {
+	from.Visit(func(f *pflag.Flag) {
+		if to.Lookup(f.Name) != nil && err == nil {
+			err = to.Set(f.Name, f.Value.String())
+		}
+	})
+	return err
 }

@@ -77,7 +77,11 @@ func (d *doctorCommand) instances(ctx context.Context) (all []spec.Snapshot, sil
 // has done that already where it takes probing.
 func (a *asked) fromEnvironment(ctx context.Context, d *doctorCommand) {
 	o, err := daemon.ChooseOrigin(ctx, daemon.OriginConfig{Environ: d.process.Environ, Parse: d.links.config()})
-	if err != nil {
+	switch {
+	case errors.Is(err, daemon.ErrUnlinked): // legate run would be the agent
+		d.agent = true
+		return
+	case err != nil:
 		a.none = err
 		return
 	}

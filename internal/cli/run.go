@@ -56,7 +56,7 @@ A link is [LISTEN=]TARGET[,TARGET...][;option=value...]:
 With no LINK the environment says what to forward: LEGATE_LINKS (links separated
 by spaces); else variables like REDIS_PORT_6379_TCP=tcp://192.168.1.52:6379; else
 this container's --links, from a mounted Docker socket or from /etc/hosts. With that
-socket and no --link it is legate agent, as connectable was.
+socket, no --link and an agent's rights it is legate agent, as connectable was.
 
 Every flag but --links is also a variable: --hold is LEGATE_HOLD. Consul, etcd and
 Docker are found by the variables of their own tools: CONSUL_HTTP_ADDR,
@@ -82,9 +82,13 @@ func (r *runCommand) start(c *cobra.Command, args []string) error {
 	}
 	// A log whose reader is gone must not end every connection.
 	signal.Ignore(syscall.SIGPIPE)
-	return untilSignals(c.Context(), func(first, second context.Context) error {
+	err := untilSignals(c.Context(), func(first, second context.Context) error {
 		return r.forward(first, second, c, args)
 	})
+	if errors.Is(err, daemon.ErrUnlinked) {
+		return asConnectable(r.process, c, err)
+	}
+	return err
 }
 
 // forward serves until first ends, and then drains until second ends.

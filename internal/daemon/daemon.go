@@ -302,7 +302,7 @@ func (d *Daemon) watch(ctx context.Context, i int, o Origin) {
 // apply sets the desired state in the parts below. Targets are watched before
 // a link goes there, and forgotten after it left. The caller holds applying.
 func (d *Daemon) apply() {
-	before, next := d.plan, makePlan(d.origins, d.state.overrides)
+	before, next := d.plan, makePlan(d.origins, d.state.overrides, d.parse)
 	for _, w := range next.warnings {
 		if !slices.Contains(before.warnings, w) {
 			d.cfg.Log.Warn(w)

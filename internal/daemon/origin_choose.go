@@ -35,8 +35,8 @@ var ErrUnlinked = errors.New("the engine has no link for this container")
 // of LEGATE_LINKS, the link variables, the links of this container that the
 // Docker engine knows, and the link entries of the hosts file. It asks the
 // engine, and so may take some seconds. Where there is nothing of all this, or
-// what there is cannot be used, the error is a *spec.UserError, beside which
-// there may be ErrUnlinked.
+// what there is cannot be used, the error is a *spec.UserError, which may be
+// ErrUnlinked, too.
 func ChooseOrigin(ctx context.Context, c OriginConfig) (Origin, error) {
 	c.Hosts = cmp.Or(c.Hosts, "/etc/hosts")
 	c.Parse.Hosts = hostEntries(c.Hosts)
@@ -64,11 +64,20 @@ func ChooseOrigin(ctx context.Context, c OriginConfig) (Origin, error) {
 	if len(others(c.Parse.Hosts)) > 0 {
 		return newHostsOrigin(c, none.warnings), nil
 	}
-	if linked != nil && len(linked.known) == 0 && linked.failed == nil && !c.OnlyLinks {
-		return nil, errors.Join(none.error(), ErrUnlinked)
+	if linked != nil && len(linked.known) == 0 && linked.failed == nil && !c.asksForLinks() && len(none.warnings) == 0 {
+		return nil, unlinked{none.error()}
 	}
 	return nil, none.error()
 }
+
+// asksForLinks tells whether something was said that only links can mean.
+func (c OriginConfig) asksForLinks() bool { return c.OnlyLinks || c.Parse.Bind != "" }
+
+// unlinked is ErrUnlinked in the words of another error.
+type unlinked struct{ error }
+
+func (u unlinked) Is(target error) bool { return target == ErrUnlinked }
+func (u unlinked) Unwrap() error        { return u.error }
 
 // hinted gives a hint to the list of what is wrong with all variables.
 func hinted(err error) error {

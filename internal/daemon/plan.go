@@ -12,6 +12,7 @@ import (
 // plan is the desired state: what every origin asked for, with the overrides
 // laid over it.
 type plan struct {
+	parse      parseTargets
 	links      []spec.Link          // to serve, in the order of the origins
 	configured map[string]spec.Link // by name, as their origin wrote them
 	inForce    overrides
@@ -19,11 +20,14 @@ type plan struct {
 	warnings   []string
 }
 
+// parseTargets reads the targets that a link is swapped to.
+type parseTargets func(text string, l spec.Link) ([]spec.Target, error)
+
 // makePlan unites the links of the origins. Of two that want one address or
 // one name the first has it. An override holds while the text of its link is
 // the one that it was made for; that of an endpoint holds in any case.
-func makePlan(origins [][]spec.Link, asked overrides) plan {
-	p := plan{configured: map[string]spec.Link{}, inForce: noOverrides()}
+func makePlan(origins [][]spec.Link, asked overrides, parse parseTargets) plan {
+	p := plan{parse: parse, configured: map[string]spec.Link{}, inForce: noOverrides()}
 	maps.Copy(p.inForce.Endpoints, asked.Endpoints)
 	taken := map[spec.Listen]spec.Link{}
 	for _, links := range origins {
@@ -113,7 +117,7 @@ func (p *plan) swapped(l spec.Link, o *spec.Override) []spec.Target {
 			l.Name, l.Text, o.Target, o.Base, l.Name)
 		return l.Targets
 	}
-	targets, err := spec.ParseTargets(o.Target, l)
+	targets, err := p.parse(o.Target, l)
 	if err != nil {
 		p.warn("link %s was swapped to %s, which is not a target: %v", l.Name, o.Target, err)
 		return l.Targets

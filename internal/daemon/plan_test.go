@@ -30,7 +30,7 @@ func TestPlan_TheFirstHasTheAddressAndTheName(t *testing.T) {
 	p := makePlan([][]spec.Link{
 		parseLinks(t, "80=a:1", "81=a:1;name=web"),
 		parseLinks(t, "80=b:1", "82=b:1;name=web", "83=b:1"),
-	}, noOverrides())
+	}, noOverrides(), spec.ParseTargets)
 	if d := cmp.Diff(map[string]string{"80": "a:1", "web": "a:1", "83": "b:1"}, served(p)); d != "" {
 		t.Errorf("(-want +got)\n%s", d)
 	}
@@ -53,7 +53,7 @@ func TestPlan_OverridesHoldWhileTheLinkIsTheSame(t *testing.T) {
 		"81":   {Target: "b:2", Base: "81=a:1"},
 		"82":   {Target: "b:none", Base: "82=a:1"},
 		"lost": {Target: "b:3", Base: "83=a:1"},
-	}})
+	}}, spec.ParseTargets)
 	if d := cmp.Diff(map[string]string{"80": "b:2,c:80", "81": "a:1,c:81", "82": "a:1"}, served(p)); d != "" {
 		t.Errorf("(-want +got)\n%s", d)
 	}
@@ -91,7 +91,7 @@ func TestPlan_ModesStandBesideSwaps(t *testing.T) {
 			"lost": {Kind: spec.OverridePause, Base: "83=a:1"},
 		},
 		Endpoints: map[string]spec.Override{"10.0.0.5:1": {Kind: spec.OverrideDrain}},
-	})
+	}, spec.ParseTargets)
 	modes := map[string]spec.Mode{}
 	for _, l := range p.links {
 		modes[l.Name] = l.Mode
@@ -110,7 +110,7 @@ func TestPlan_ModesStandBesideSwaps(t *testing.T) {
 }
 
 func TestPlan_LinksAreNamedOrFoundAsTheyListen(t *testing.T) {
-	p := makePlan([][]spec.Link{parseLinks(t, "127.0.0.1:80=a:1;name=web", "53/udp=a:1")}, noOverrides())
+	p := makePlan([][]spec.Link{parseLinks(t, "127.0.0.1:80=a:1;name=web", "53/udp=a:1")}, noOverrides(), spec.ParseTargets)
 	for name, want := range map[string]string{"web": "web", "127.0.0.1:80": "web", "53/udp": "53/udp", "53": "", "80": ""} {
 		if l, _ := p.named(name); l.Name != want {
 			t.Errorf("%s is %q, want %q", name, l.Name, want)

@@ -88,7 +88,7 @@ func (d *Daemon) beginSwap(r control.SwapRequest) (*trial, error) {
 		return nil, openError(l, err)
 	}
 	t := &trial{request: r, link: l, targets: l.Targets, from: d.targetOf(l.Name), former: get(d.state.overrides.Swaps, l.Name)}
-	if err := t.read(); err != nil {
+	if err := t.read(d.parse); err != nil {
 		return nil, err
 	}
 	d.trials[t] = t.targets
@@ -98,11 +98,11 @@ func (d *Daemon) beginSwap(r control.SwapRequest) (*trial, error) {
 
 // read makes the override that the request asks for: none when the link shall
 // go where it is configured to.
-func (t *trial) read() error {
+func (t *trial) read(parse parseTargets) error {
 	if t.request.Undo {
 		return nil
 	}
-	targets, err := spec.ParseTargets(t.request.Target, t.link)
+	targets, err := parse(t.request.Target, t.link)
 	if err != nil {
 		return err
 	}

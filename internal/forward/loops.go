@@ -19,11 +19,18 @@ var ErrLoop = errors.New("would loop: the endpoint is our own listener")
 
 // loops knows our own listening addresses.
 type loops struct {
-	ours atomic.Pointer[map[uint32][]spec.Listen] // by port, which is 0 for a path
+	ours atomic.Pointer[map[door][]spec.Listen]
 
 	mu     sync.Mutex          // guards the following
 	local  map[netip.Addr]bool // addresses of this host
 	readAt time.Time
+}
+
+// door is what listening addresses are found by: thousands of containers listen
+// on the same port. A path has port 0.
+type door struct {
+	namespace string
+	port      uint16
 }
 
 // addressesAge is how long the list of this host's addresses is believed: it
@@ -37,9 +44,10 @@ func newLoops() *loops {
 }
 
 func (lo *loops) set(ours []spec.Listen) {
-	index := map[uint32][]spec.Listen{}
+	index := map[door][]spec.Listen{}
 	for _, l := range ours {
-		index[uint32(l.Port)] = append(index[uint32(l.Port)], l)
+		at := door{l.Namespace, l.Port}
+		index[at] = append(index[at], l)
 	}
 	lo.ours.Store(&index)
 }
@@ -47,8 +55,8 @@ func (lo *loops) set(ours []spec.Listen) {
 // has tells whether a connection to e from a network namespace would come back
 // to us.
 func (lo *loops) has(e *spec.Endpoint, namespace string) bool {
-	for _, l := range (*lo.ours.Load())[uint32(e.Addr.Port())] {
-		if l.Protocol != e.Protocol || l.Path != e.Path || l.Namespace != namespace {
+	for _, l := range (*lo.ours.Load())[door{namespace, e.Addr.Port()}] {
+		if l.Protocol != e.Protocol || l.Path != e.Path {
 			continue
 		}
 		if e.Protocol == spec.Unix || lo.reaches(l.Host, e.Addr.Addr().Unmap()) {

@@ -50,7 +50,7 @@ func (a *additions) look(l *link, list []endpoints.Candidate) (added bool) {
 		c := &list[i]
 		waits, old := a.known[c.Endpoint]
 		waits = waits || !old && a.targets[*c.From]
-		if waits && l.takesConnections(c) {
+		if waits && l.takesConnections(c) && c.From.Rank == list[0].From.Rank {
 			waits, added = false, true
 		}
 		known[c.Endpoint] = waits

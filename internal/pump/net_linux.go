@@ -108,6 +108,9 @@ func (e *netEngine) serve(l Listener, h Handler) (Acceptor, error) {
 
 // Dial implements Engine.
 func (e *netEngine) Dial(ctx context.Context, leg Leg) (net.Conn, error) {
+	if leg.Network == UDP {
+		return connectDatagrams(&leg)
+	}
 	s, err := connect(ctx, &leg)
 	if err != nil {
 		return nil, err

@@ -183,8 +183,8 @@ type Leg struct {
 
 // SocketFunc makes a socket where a connect is to start from: in another
 // network namespace. domain and kind are as in socket(2); the result is
-// unconnected, non-blocking and close-on-exec, and the caller owns it. It is
-// called on the flow's loop and must not wait.
+// unconnected, non-blocking and close-on-exec, and the caller owns it. The
+// flow's loop waits for it, and with that all flows of the loop.
 type SocketFunc func(domain, kind int) (fd int, err error)
 
 // Attempt is what became of the last step.

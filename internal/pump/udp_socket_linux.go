@@ -3,6 +3,7 @@ package pump
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"strconv"
@@ -157,6 +158,17 @@ func dialUDP(leg *Leg, own udpOwn) (*upstream, error) {
 		return nil, fmt.Errorf("connect udp %s: %w", addr, err)
 	}
 	return newUpstream(fd, leg.Addr)
+}
+
+// connectDatagrams makes a connection of its own, which no listener of ours is
+// at the other end of.
+func connectDatagrams(leg *Leg) (net.Conn, error) {
+	up, err := dialUDP(leg, udpOwn{})
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = up.file.Close() }() // FileConn works on a duplicate
+	return net.FileConn(up.file)
 }
 
 func connectUDP(fd int, addr netip.AddrPort, own udpOwn) error {

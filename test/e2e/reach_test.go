@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -47,6 +48,20 @@ func TestAgentReach(t *testing.T) {
 		if !strings.Contains(why, "does not accept") {
 			t.Errorf("why says of the closed one:\n%s", why)
 		}
+
+		// Only its drain is asked for by what it is called.
+		endpoint := regexp.MustCompile(`127\.0\.0\.1:6379@[0-9a-f]{12}`).FindString(a.run("docker exec agent legate why web 6379"))
+		a.run("docker exec agent legate drain " + endpoint)
+		if out, _ := a.try("docker exec web redis-cli -h 127.0.0.1 -p 6379 get who"); out == "vault" {
+			t.Error("a drained endpoint was given a connection")
+		}
+		a.run("docker exec agent legate resume " + endpoint)
+		says("6379", "vault")
+
+		// An agent that comes later finds who lodges with whom.
+		a.run("docker restart -t 0 agent")
+		says("6382", "vault")
+		says("6379", "vault")
 
 		// Its next life has another network.
 		a.run("docker restart -t 0 vault")

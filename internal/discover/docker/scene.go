@@ -290,21 +290,26 @@ func (s scene) locate(c *docker.Container) (place, error) {
 		p.network, p.addr = n.Name, address(n)
 	case s.enters:
 		p.inside, p.addr = true, ownAddress(of)
-	default:
+	}
+	if !p.addr.IsValid() {
 		return p, err
 	}
 	return p, nil
 }
 
-// ownAddress is the one at which a container reaches itself as others would:
-// what listens on loopback alone is for nobody else, unless there is no other.
+// ownAddress is the one at which a container reaches itself as others would.
+// What listens on loopback is for nobody else, and only what was started with
+// no network at all listens there for want of another place.
 func ownAddress(c *docker.Container) netip.Addr {
 	for _, n := range c.Networks {
 		if a := address(n); a.IsValid() {
 			return a
 		}
 	}
-	return netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	if c.Mode == "none" {
+		return netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	}
+	return netip.Addr{}
 }
 
 func address(n docker.Network) netip.Addr {

@@ -132,6 +132,8 @@ func TestJudge(t *testing.T) {
 		"we are in its network":          {sceneOf("redis", with(box("legate", "", ""), mode("container:redis")), lone), "redis@127.0.0.1", "", ""},
 		"without a network, from within": {entering(sceneOf("cache", nil, with(box("cache", "", ""), mode("none")))), "cache@127.0.0.1 inside", "", ""},
 		"no shared network, from within": {entering(sceneOf("redis", inBridge, b)), "b-redis-1@10.0.2.2 inside", "", ""},
+		"away from all, though we enter": {entering(sceneOf("cache", nil, box("cache", "", ""))), "", "container cache has no address in any network", "docker network connect NETWORK cache"},
+		"no address, though we enter":    {entering(sceneOf("cache", inBridge, box("cache", "", "", "bridge="))), "", "container cache has no address in any network", "docker network connect NETWORK cache"},
 		"a shared one, though we enter":  {entering(sceneOf("redis", inBridge, lone)), "redis@172.17.0.2", "", ""},
 		"on the host, though we enter":   {entering(sceneOf("cache", inBridge, with(box("cache", "", ""), mode("host")))), "", "container cache is in the host's network, and Legate is not", "--network host"},
 		"with a lodger, from within":     {entering(sceneOf("guest", nil, with(box("cache", "", ""), mode("none")), with(box("guest", "", ""), mode("container:cache")))), "guest@127.0.0.1 inside", "", ""},

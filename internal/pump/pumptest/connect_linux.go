@@ -32,6 +32,7 @@ var connecting = map[string]func(*testing.T, New){
 	"deadline_bounds_all_legs":        deadlineBoundsAllLegs,
 	"unix_leg_fails_at_once":          unixLegFailsAtOnce,
 	"dial_probes":                     dialProbes,
+	"dial_asks_by_datagrams":          dialDatagrams,
 	"prefix_comes_first":              prefixComesFirst,
 	"settle_delays_client_bytes":      settleDelaysClientBytes,
 	"own_socket_is_connected":         ownSocketIsConnected,
@@ -292,6 +293,33 @@ func dialProbes(t *testing.T, newEngine New) {
 	}
 	if end := endOf(t, accept(t, server)); end != EOF && end != RESET {
 		t.Errorf("the server saw %s", end)
+	}
+}
+
+// dialDatagrams asks an endpoint of UDP, from here and with a socket of its own.
+func dialDatagrams(t *testing.T, newEngine New) {
+	server, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	r := start(t, newEngine, setup{}, nil)
+	leg := pump.Leg{Network: pump.UDP, Addr: server.LocalAddr().(*net.UDPAddr).AddrPort()}
+	elsewhere := leg
+	elsewhere.Socket = from(t, [4]byte{127, 0, 0, 77})
+	for want, leg := range map[string]pump.Leg{"127.0.0.1": leg, "127.0.0.77": elsewhere} {
+		c, err := r.engine.Dial(t.Context(), leg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if _, err := c.Write([]byte("ask")); err != nil {
+			t.Fatal(err)
+		}
+		_, from, err := server.ReadFromUDPAddrPort(make([]byte, 10))
+		if err != nil || from.Addr().Unmap().String() != want {
+			t.Errorf("the question came from %v, %v; want %s", from, err, want)
+		}
 	}
 }
 
