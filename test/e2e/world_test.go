@@ -30,9 +30,18 @@ type host struct {
 // the other. Each run starts with empty hosts and leaves them so.
 func eachEngine(t *testing.T, scenario func(t *testing.T, w *world)) {
 	t.Helper()
+	engines(t, func(lab.Engine) bool { return true }, scenario)
+}
+
+// engines is eachEngine for a scenario that is for some of them.
+func engines(t *testing.T, are func(lab.Engine) bool, scenario func(t *testing.T, w *world)) {
+	t.Helper()
 	needs(t)
 	engines, missing := lab.Engines(t.Context())
 	for _, engine := range engines {
+		if !are(engine) {
+			continue
+		}
 		t.Run("engine="+engine.Label, func(t *testing.T) {
 			t.Parallel()
 			scenario(t, enter(t, engine))

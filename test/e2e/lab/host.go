@@ -56,6 +56,15 @@ func (h *Host) Docker(ctx context.Context, args ...string) (string, error) {
 	return output(h.Command(ctx, args...))
 }
 
+// Shell has a shell type text on this host, in the folder dir and with more variables, and returns what appears
+// on its screen.
+func (h *Host) Shell(ctx context.Context, dir, text string, variables ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, "nsenter", "--net="+h.lab.net.path(h.Name), "sh", "-c", text)
+	cmd.Dir, cmd.Env = dir, append(h.Environ(), variables...)
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
 // Dial connects from this host, as a process outside every container would. address must be numeric.
 func (h *Host) Dial(ctx context.Context, network, address string) (net.Conn, error) {
 	return dialInside(ctx, h.lab.net.path(h.Name), network, address)

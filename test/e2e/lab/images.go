@@ -19,8 +19,8 @@ import (
 // Image is an image made on the spot, without a registry, of programs of this machine.
 type Image struct {
 	Name string
-	// Programs are commands of this machine that go into /bin with their libraries. Busybox is
-	// always there.
+	// Programs are commands of this machine, or paths of some, that go into /bin with their
+	// libraries. Busybox is always there.
 	Programs []string
 	// Files are paths of files and folders of this machine that go where they are here, files
 	// with their libraries.
@@ -101,7 +101,8 @@ func (w tarball) busybox() error {
 	if err := w.program("busybox"); err != nil {
 		return err
 	}
-	applets := "sh env grep sed top cat ls nc wget sleep date ip ping nslookup head tail ps netstat timeout sha256sum true rm"
+	applets := "sh env grep sed top cat ls nc wget sleep date ip ping nslookup head tail ps netstat timeout sha256sum true rm" +
+		" id mkdir chmod chown su"
 	for applet := range strings.FieldsSeq(applets) {
 		err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeSymlink, Name: "bin/" + applet, Linkname: "busybox", Mode: 0o777})
 		if err != nil {
@@ -137,7 +138,7 @@ func (w tarball) program(name string) error {
 	if err != nil {
 		return err
 	}
-	return w.file("bin/"+name, found)
+	return w.file("bin/"+path.Base(found), found)
 }
 
 func (w tarball) files(roots []string) error {
