@@ -14,6 +14,7 @@ needs() {
 	cat <<-'LIST'
 		dockerd|docker.io|a real Docker engine for the end-to-end tests
 		docker|docker.io|the docker command that the end-to-end tests type
+		docker-compose|docker-compose|the Compose file of examples/ on the engine that Debian ships
 		redis-server|redis-server|the server behind the ambassador
 		redis-cli|redis-tools|the client in front of it
 		socat|socat|the ambassador of 2013, the baseline
