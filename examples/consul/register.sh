@@ -22,8 +22,8 @@ case "${1:-} $#" in
 *) fail "this is not how to call it: $0 $*" "$0 add SERVICE CONTAINER PORT, or $0 remove SERVICE CONTAINER" 2 ;;
 esac
 service=$2 container=$3
-: "${HOST_ADDRESS:?is not set; export HOST_ADDRESS=192.168.1.52, with the address of this host}"
-: "${CONSUL_HTTP_ADDR:?is not set; export CONSUL_HTTP_ADDR=192.168.1.52:8500, with the address of Consul}"
+[ -n "${HOST_ADDRESS:-}" ] || fail "HOST_ADDRESS is not set" "export HOST_ADDRESS=192.168.1.52, with the address of this host" 2
+[ -n "${CONSUL_HTTP_ADDR:-}" ] || fail "CONSUL_HTTP_ADDR is not set" "export CONSUL_HTTP_ADDR=192.168.1.52:8500, with the address of Consul" 2
 # Two hosts may have a container of one name.
 id=$service-$HOST_ADDRESS-$container
 

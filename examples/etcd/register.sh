@@ -22,8 +22,8 @@ case "${1:-} $#" in
 *) fail "this is not how to call it: $0 $*" "$0 add SERVICE CONTAINER PORT, or $0 remove SERVICE CONTAINER" 2 ;;
 esac
 service=$2 container=$3
-: "${HOST_ADDRESS:?is not set; export HOST_ADDRESS=192.168.1.52, with the address of this host}"
-: "${ETCDCTL_ENDPOINTS:?is not set; export ETCDCTL_ENDPOINTS=192.168.1.52:2379, with the address of etcd}"
+[ -n "${HOST_ADDRESS:-}" ] || fail "HOST_ADDRESS is not set" "export HOST_ADDRESS=192.168.1.52, with the address of this host" 2
+[ -n "${ETCDCTL_ENDPOINTS:-}" ] || fail "ETCDCTL_ENDPOINTS is not set" "export ETCDCTL_ENDPOINTS=192.168.1.52:2379, with the address of etcd" 2
 # Two hosts may have a container of one name.
 key=/services/$service/$HOST_ADDRESS-$container
 
