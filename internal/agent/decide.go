@@ -242,5 +242,5 @@ func (a *Agent) Admit(l spec.Link, m *spec.Member) error {
 // byOperator tells whether all that a link leads to is from sources that the
 // operator chose, which may name addresses of this host.
 func (a *Agent) byOperator(l spec.Link) bool {
-	return !slices.ContainsFunc(l.Targets, func(t spec.Target) bool { return !slices.Contains(a.cfg.Labels.Sources, t.Source) })
+	return !slices.ContainsFunc(l.Targets, func(t spec.Target) bool { return !a.cfg.Labels.Chosen(t) })
 }

@@ -68,7 +68,7 @@ ignored unless --trust-image-labels.`,
 	a.links.add(c)
 	f := c.Flags()
 	a.sources = []string{spec.SourceDocker}
-	f.Var(listFlag{"SOURCE", &a.sources, func(text string) error { _, err := spec.ParseSources(text); return err }}, "source", "where a target that is one word is looked up: docker, consul, dns, or several in the order in which their endpoints are used")
+	f.Var(listFlag{"SOURCE", &a.sources, func(text string) error { _, err := spec.ParseSources(text); return err }}, "source", "where a target that is one word is looked up: docker, consul, dns, a place in a key-value store (etcd:///services, consul:///services), or several in the order in which their endpoints are used")
 	f.Var(listFlag{"TARGET", &a.allow, checkAllowed}, "allow-target", "targets that containers may name though they are reserved to this host, with commas between them")
 	addToggle(f, toggle{"trust-image-labels", &a.trust}, "also follow labels that a container has from its image")
 	f.StringVar(&a.namespaces, "netns", "", "`DIRECTORY` in which the engine keeps network namespaces (default /var/run/docker/netns)")

@@ -56,12 +56,12 @@ type LinkProblem struct {
 	Ignored bool
 }
 
-// ParseSources reads a list of sources with commas, such as docker,consul.
-// The error is a *UserError.
+// ParseSources reads a list of sources with commas, such as docker,consul or
+// docker,etcd:///services. The error is a *UserError.
 func ParseSources(text string) ([]string, error) {
 	var list []string
 	for _, s := range strings.Split(text, ",") {
-		if err := CheckWord(s, SourceDocker, SourceConsul, SourceDNS); err != nil {
+		if err := checkSource(s); err != nil {
 			return nil, err
 		}
 		if slices.Contains(list, s) {
@@ -70,6 +70,44 @@ func ParseSources(text string) ([]string, error) {
 		list = append(list, s)
 	}
 	return list, nil
+}
+
+func checkSource(s string) error {
+	store, is := storeOf(s)
+	if !is {
+		return CheckWord(s, SourceDocker, SourceConsul, SourceDNS, etcdStore+"PATH", consulStore+"PATH")
+	}
+	return checkKey(store.Path)
+}
+
+// What a source begins with that is a place in a key-value store, on the server
+// that the environment names.
+const etcdStore, consulStore = "etcd:///", "consul:///"
+
+// storeOf is the target of everything in such a place.
+func storeOf(source string) (Target, bool) {
+	if path, is := strings.CutPrefix(source, etcdStore); is {
+		return Target{Source: SourceEtcd, Path: path}, true
+	}
+	path, is := strings.CutPrefix(source, consulStore)
+	return Target{Source: SourceConsulKV, Path: path}, is
+}
+
+// wordIn is what a word means to a source.
+func wordIn(source, word string) Target {
+	if store, is := storeOf(source); is {
+		store.Path += "/" + word
+		return store
+	}
+	return Target{Source: source, Host: word}
+}
+
+// Chosen tells whether a target is one of the operator's sources.
+func (o LabelConfig) Chosen(t Target) bool {
+	return slices.ContainsFunc(o.Sources, func(source string) bool {
+		store, is := storeOf(source)
+		return is && t.Source == store.Source && t.Host == "" && strings.HasPrefix(t.Path, store.Path+"/") || source == t.Source
+	})
 }
 
 // ContainerLinks makes the links that the labels of a container ask for, given

@@ -79,8 +79,10 @@ func (o LabelConfig) fromSources(raw []rawTarget, c Container) []rawTarget {
 			continue
 		}
 		for rank, source := range sources {
-			t.target = Target{Source: source, Host: t.target.Host, Rank: uint8(rank)}
-			all = append(all, t)
+			one := t
+			one.target = wordIn(source, t.target.Host)
+			one.target.Rank = uint8(rank)
+			all = append(all, one)
 		}
 	}
 	for i, t := range all {

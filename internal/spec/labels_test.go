@@ -252,6 +252,8 @@ func TestContainerLinks_BareWordsGoThroughTheSources(t *testing.T) {
 		{"docker", "connect.6379=redis", "docker:redis:6379"},
 		{"docker,consul,dns", "connect.6379=redis", "docker:redis:6379,consul:redis,redis:6379"},
 		{"consul,docker", "connect.53/udp=ns", "consul:ns/udp,docker:ns:53/udp"},
+		{"docker,etcd:///services", "connect.6379=redis", "docker:redis:6379,etcd:///services/redis"},
+		{"consul:///a/b", "connect.6379=redis", "consul:///a/b/redis"},
 		{"dns,docker", "connect.1=a,b", "a:1,docker:a:1,b:1,docker:b:1"},
 		{"docker,consul", "connect.1=a.b", "a.b"},
 		{"docker,consul", "connect.1=a:2", "a:2"},
@@ -269,7 +271,7 @@ func TestContainerLinks_BareWordsGoThroughTheSources(t *testing.T) {
 			continue
 		}
 		for _, target := range links[0].Targets {
-			if bare := !strings.ContainsAny(c.label[strings.Index(c.label, "=")+1:], ".:/"); bare && o.Sources[target.Rank] != target.Source || !bare && target.Rank != 0 || target.Question().Rank != 0 {
+			if bare := !strings.ContainsAny(c.label[strings.Index(c.label, "=")+1:], ".:/"); bare && !(spec.LabelConfig{Sources: o.Sources[target.Rank : target.Rank+1]}).Chosen(target) || !bare && target.Rank != 0 || target.Question().Rank != 0 {
 				t.Errorf("%s: rank %d of %s", c.label, target.Rank, target)
 			}
 			if (target.Source == spec.SourceDocker) != (target.Home == "shop") || target.Question().Home != target.Home {
@@ -282,9 +284,28 @@ func TestContainerLinks_BareWordsGoThroughTheSources(t *testing.T) {
 			t.Errorf("%s: a swap leads to %v (%v)", c.label, swapped, err)
 		}
 	}
-	for _, bad := range []string{"", "docker,", "etcd", "docker,docker", "Docker", "docker, consul"} {
+	for _, bad := range []string{"", "docker,", "etcd", "docker,docker", "Docker", "docker, consul", "etcd://", "etcd:///", "etcd:///a/", "etcd://host:1/a", "consul:///a,consul:///a"} {
 		if list, err := spec.ParseSources(bad); err == nil {
 			t.Errorf("%q: got %q", bad, list)
+		}
+	}
+}
+
+func TestLabelConfig_ChosenIsWhatTheOperatorNamed(t *testing.T) {
+	o := spec.LabelConfig{Sources: []string{"consul", "etcd:///services"}}
+	for target, want := range map[spec.Target]bool{
+		{Source: spec.SourceConsul, Host: "redis"}:                             true,
+		{Source: spec.SourceDocker, Host: "redis"}:                             false,
+		{Source: spec.SourceEtcd, Path: "services/redis"}:                      true,
+		{Source: spec.SourceEtcd, Path: "services/a/b"}:                        true,
+		{Source: spec.SourceEtcd, Path: "services"}:                            false,
+		{Source: spec.SourceEtcd, Path: "servicesx/redis"}:                     false,
+		{Source: spec.SourceEtcd, Path: "secrets/redis"}:                       false,
+		{Source: spec.SourceEtcd, Path: "services/redis", Host: "10.0.0.1:79"}: false,
+		{Source: spec.SourceConsulKV, Path: "services/redis"}:                  false,
+	} {
+		if o.Chosen(target) != want {
+			t.Errorf("%v: chosen %t", target, !want)
 		}
 	}
 }
