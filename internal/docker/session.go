@@ -5,6 +5,7 @@ import (
 	"errors"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/moby/moby/api/types/events"
@@ -42,11 +43,33 @@ type session struct {
 
 	client *Client
 	due    map[string][]time.Time // when to read which containers again
+	whole  bool                   // the whole list is due
 	died   map[string]time.Time   // of which an event said so
+	seen   chan string            // containers that somebody else read
+
+	// At most one question is under way. Events are heard meanwhile: a busy
+	// engine takes a tenth of a second for an answer, and with one question for
+	// each event the last container of many would have to wait for all of them.
+	asking  sync.WaitGroup
+	asked   bool
+	gone    map[string]bool // containers that were removed since it was asked
+	answers chan answer     // capacity one
+}
+
+// answer is what the engine says of some containers, by id; ids nil: of all,
+// and known is who was in the table when it was asked.
+type answer struct {
+	ids, known []string
+	at         time.Time // that it was asked
+	found      map[string]*Container
+	err        error
 }
 
 func newSession(t *Table) *session {
-	s := &session{table: t, done: make(chan struct{}), due: map[string][]time.Time{}, died: map[string]time.Time{}}
+	s := &session{
+		table: t, done: make(chan struct{}), seen: make(chan string), answers: make(chan answer, 1),
+		due: map[string][]time.Time{}, died: map[string]time.Time{}, gone: map[string]bool{},
+	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s
 }
@@ -93,13 +116,18 @@ func (s *session) follow() error {
 		return err
 	}
 	defer stream.close()
-	if err := s.sync(); err != nil {
+	defer s.asking.Wait()
+	defer s.cancel()
+	s.whole = true
+	s.ask(time.Now())
+	if err := s.hear(<-s.answers); err != nil {
 		return err
 	}
 	whole, some := time.NewTimer(firstResync), time.NewTimer(0)
 	defer whole.Stop()
 	defer some.Stop()
 	for {
+		s.ask(time.Now())
 		select {
 		case <-s.ctx.Done():
 			return s.ctx.Err()
@@ -107,10 +135,13 @@ func (s *session) follow() error {
 			return c.explain(s.ctx, err)
 		case m := <-stream.messages:
 			s.note(m, time.Now())
+		case id := <-s.seen:
+			s.due[id] = append([]time.Time{time.Now()}, s.due[id]...)
+		case a := <-s.answers:
+			err = s.hear(a)
 		case <-some.C:
-			err = s.readDue(time.Now())
 		case <-whole.C:
-			err = s.sync()
+			s.whole = true
 			whole.Reset(resync)
 		}
 		if err != nil {
@@ -139,6 +170,7 @@ func (s *session) note(m events.Message, now time.Time) {
 	case events.ActionDestroy:
 		delete(s.due, id)
 		delete(s.died, id)
+		s.gone[id] = true
 		s.change(func(t *Table) { t.remove(id) })
 		return
 	case events.ActionStart:
@@ -173,20 +205,44 @@ func (s *session) change(f func(*Table)) {
 	}
 }
 
-// untilDue is the time until the next container is to be read.
+// untilDue is the time until the next container is to be read; while a question
+// is under way its answer comes first.
 func (s *session) untilDue(now time.Time) time.Duration {
 	pause := resync
+	if s.asked {
+		return pause
+	}
 	for _, times := range s.due {
 		pause = min(pause, times[0].Sub(now))
 	}
 	return max(pause, 0)
 }
 
-// readDue reads the containers whose time has come.
-func (s *session) readDue(now time.Time) error {
-	var ids []string
+// ask reads the whole list or the containers whose time has come, if there is
+// any, and unless it reads already.
+func (s *session) ask(now time.Time) {
+	if s.asked {
+		return
+	}
+	a := answer{at: now}
+	if s.whole {
+		s.change(func(t *Table) { a.known = slices.Collect(maps.Keys(t.all)) })
+	} else if a.ids = s.takeDue(now); a.ids == nil {
+		return
+	}
+	s.whole, s.asked = false, true
+	clear(s.gone)
+	s.asking.Go(func() {
+		a.found, a.err = s.client.list(s.ctx, a.ids)
+		s.answers <- a
+	})
+}
+
+// takeDue returns the containers whose time has come, as many as are read
+// together.
+func (s *session) takeDue(now time.Time) (ids []string) {
 	for id, times := range s.due {
-		if times[0].After(now) {
+		if times[0].After(now) || len(ids) == together {
 			continue
 		}
 		ids = append(ids, id)
@@ -194,38 +250,29 @@ func (s *session) readDue(now time.Time) error {
 			delete(s.due, id)
 		}
 	}
-	for some := range slices.Chunk(ids, together) {
-		found, err := s.client.list(s.ctx, some)
-		if err != nil {
-			return err
-		}
-		s.change(func(t *Table) {
-			for _, id := range some {
-				s.learn(t, id, found[id], now)
-			}
-		})
-	}
-	return nil
+	return ids
 }
 
-// sync reads the whole list.
-func (s *session) sync() error {
-	asked := time.Now()
-	found, err := s.client.list(s.ctx, nil)
-	if err != nil {
-		return err
+// hear records an answer. Who was removed while it was under way is not back.
+func (s *session) hear(a answer) error {
+	s.asked = false
+	if a.err != nil {
+		return a.err
+	}
+	ids := a.ids
+	if ids == nil {
+		ids = slices.AppendSeq(a.known, maps.Keys(a.found))
 	}
 	s.change(func(t *Table) {
-		for _, id := range slices.Collect(maps.Keys(t.all)) {
-			if found[id] == nil {
-				t.remove(id)
+		for _, id := range ids {
+			if !s.gone[id] {
+				s.learn(t, id, a.found[id], a.at)
 			}
 		}
-		for id, c := range found {
-			s.learn(t, id, c, asked)
+		if a.ids == nil {
+			maps.DeleteFunc(s.died, func(_ string, at time.Time) bool { return a.at.Sub(at) > deadFor })
+			s.welcome(t)
 		}
-		maps.DeleteFunc(s.died, func(_ string, at time.Time) bool { return asked.Sub(at) > deadFor })
-		s.welcome(t)
 	})
 	return nil
 }

@@ -142,6 +142,36 @@ func (t *Table) Get(id string) *Container {
 	return nil
 }
 
+// Read asks for a container that the table does not have, for who cannot wait
+// until its event is heard: while many start, that one is behind all others,
+// and on a busy host the engine takes a tenth of a second for each answer.
+// Before the table is complete it does nothing.
+func (t *Table) Read(ctx context.Context, id string) error {
+	t.mu.Lock()
+	s := t.session
+	complete := s != nil && s.synced
+	t.mu.Unlock()
+	if !complete {
+		return nil
+	}
+	found, err := s.client.list(ctx, []string{id})
+	if err != nil || found[id] == nil {
+		return err
+	}
+	s.change(func(t *Table) {
+		if t.all[id] == nil {
+			t.put(found[id])
+		}
+	})
+	// It may be gone since, and the session will not hear of that again.
+	select {
+	case s.seen <- id:
+	case <-s.done:
+	case <-ctx.Done():
+	}
+	return nil
+}
+
 // All returns every container, sorted by name.
 func (t *Table) All() []*Container {
 	t.mu.Lock()

@@ -1,6 +1,7 @@
 package docker
 
 import (
+	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -210,5 +211,46 @@ func TestSession_BelievesDeath(t *testing.T) {
 	}
 	if got := s.untilDue(now.Add(-time.Second)); got != time.Second {
 		t.Errorf("%v until the next, want 1s", got)
+	}
+}
+
+// While an answer is under way, events go on.
+func TestSession_AnswersAreOfWhenItWasAsked(t *testing.T) {
+	table, s := quiet()
+	table.putOne(lived("old", "old", "1"))
+	table.putOne(lived("gone", "gone", "2"))
+	now := time.Now()
+	whole := answer{at: now, known: []string{"old", "gone"}, found: map[string]*Container{"gone": lived("gone", "gone", "2"), "new": lived("new", "new", "3")}}
+	s.asked = true
+	if got := s.untilDue(now); got != resync {
+		t.Errorf("while it asks, the next question is in %v", got)
+	}
+	s.note(events.Message{Type: events.ContainerEventType, Action: events.ActionDestroy, Actor: events.Actor{ID: "gone"}}, now)
+	table.putOne(lived("read", "read", "4")) // by somebody else
+	if err := s.hear(whole); err != nil || s.asked {
+		t.Fatalf("%v, asks: %v", err, s.asked)
+	}
+	for name, want := range map[string]int{"old": 0, "gone": 0, "new": 1, "read": 1} {
+		if got := len(table.Named(name)); got != want {
+			t.Errorf("%d containers %q, want %d", got, name, want)
+		}
+	}
+	if err := s.hear(answer{err: errForeign}); err == nil {
+		t.Error("that the engine does not answer is not told")
+	}
+}
+
+func TestSession_AsksForAllThatAreDue(t *testing.T) {
+	_, s := quiet()
+	now := time.Now()
+	for i := range together + 1 {
+		s.due[fmt.Sprint(i)] = []time.Time{now, now.Add(time.Second)}
+	}
+	s.due["later"] = []time.Time{now.Add(time.Second)}
+	if first, second, none := s.takeDue(now), s.takeDue(now), s.takeDue(now); len(first) != together || len(second) != 1 || none != nil {
+		t.Errorf("asks for %d, %d and %d", len(first), len(second), len(none))
+	}
+	if again := s.takeDue(now.Add(time.Second)); len(again) != together || len(s.due) != 2 {
+		t.Errorf("asks again for %d, and %d are left", len(again), len(s.due))
 	}
 }
