@@ -255,6 +255,9 @@ func (w *watch) enter(f intercept.Found) {
 		_ = f.Namespace.Close()
 		return
 	}
+	if w.cfg.Table.Get(f.Container) == nil {
+		w.running.Go(func() { _ = w.cfg.Table.Read(w.ctx, f.Container) }) // else the event of it will do
+	}
 	s := &space{container: f.Container, ns: f.Namespace, opened: map[string]time.Time{}}
 	forget, err := w.life.Watch(f.PID, f.Namespace, func() { hand(w.ctx, w.ended, s) })
 	if err != nil { // it has ended already
