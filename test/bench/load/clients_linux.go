@@ -18,14 +18,15 @@ type Clients interface {
 	Close()
 }
 
-// Open makes the clients of s towards addr, which leads to to. Clients that
-// keep their connections have each had one answer when it returns.
+// Open makes the clients of s towards an IPv4 address, which leads to to; nil
+// will do for clients of connections. Those that keep theirs have each had one
+// answer when it returns.
 func Open(addr string, s Shape, to *Server) (Clients, error) {
 	a, err := netip.ParseAddrPort(addr)
 	if err != nil {
 		return nil, fmt.Errorf("read address: %w", err)
 	}
-	target := loopback(int(a.Port()))
+	target := socketAddr(a)
 	switch s.Mode {
 	case Stream:
 		return openStreams(target, s)

@@ -4,6 +4,6 @@
 // that a proxy must pass before it is compared. Linux only.
 //
 // Both ends are one thread with an own epoll set, so that they cost little and
-// the same in every run, and live in one process: what the proxy costs is read
-// from the proxy and from the machine, never from here.
+// the same in every run, and live in one process, or in two containers: what the
+// proxy costs is read from the proxy and from the machine, never from here.
 package load

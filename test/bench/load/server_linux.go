@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"runtime"
 	"sync"
@@ -11,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Server answers on a loopback address of its own, TCP and UDP.
+// Server answers on an address of its own, TCP and UDP.
 type Server struct {
 	Addr string
 	Sink *Sink // of the datagrams
@@ -46,14 +47,18 @@ type peer struct {
 
 const backlog = 4096
 
-// NewServer starts a server; Close ends it.
-func NewServer() (*Server, error) {
+// NewServer starts a server on a free port of the loopback; Close ends it.
+func NewServer() (*Server, error) { return Listen(netip.MustParseAddrPort("127.0.0.1:0")) }
+
+// Listen starts a server on an IPv4 address, which may be of every network, as
+// that of a container; Close ends it.
+func Listen(addr netip.AddrPort) (*Server, error) {
 	s := &Server{in: make([]byte, blockSize), out: make([]byte, blockSize), live: map[net.Conn]struct{}{}, waiting: map[int]chan<- string{}}
 	var err error
 	if s.poll, err = newPoll(); err != nil {
 		return nil, err
 	}
-	if err := s.listen(); err != nil {
+	if err := s.listen(addr); err != nil {
 		s.poll.close()
 		return nil, err
 	}
@@ -61,11 +66,11 @@ func NewServer() (*Server, error) {
 	return s, nil
 }
 
-func (s *Server) listen() (err error) {
+func (s *Server) listen(addr netip.AddrPort) (err error) {
 	if s.listener, err = tcpSocket(); err != nil {
 		return err
 	}
-	if err := unix.Bind(s.listener, loopback(0)); err != nil {
+	if err := unix.Bind(s.listener, socketAddr(addr)); err != nil {
 		return fmt.Errorf("bind: %w", err)
 	}
 	if err := unix.Listen(s.listener, backlog); err != nil {
@@ -75,9 +80,9 @@ func (s *Server) listen() (err error) {
 	if err != nil {
 		return fmt.Errorf("read own address: %w", err)
 	}
-	port := name.(*unix.SockaddrInet4).Port
-	s.Addr = fmt.Sprintf("127.0.0.1:%d", port)
-	if s.Sink, err = newSink(port); err != nil {
+	bound := netip.AddrPortFrom(addr.Addr(), uint16(name.(*unix.SockaddrInet4).Port))
+	s.Addr = bound.String()
+	if s.Sink, err = newSink(bound); err != nil {
 		return err
 	}
 	if s.stop, err = unix.Eventfd(0, unix.EFD_CLOEXEC); err != nil {
@@ -99,8 +104,8 @@ func tcpSocket() (int, error) {
 	return fd, unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
 }
 
-func loopback(port int) *unix.SockaddrInet4 {
-	return &unix.SockaddrInet4{Port: port, Addr: [4]byte{127, 0, 0, 1}}
+func socketAddr(a netip.AddrPort) *unix.SockaddrInet4 {
+	return &unix.SockaddrInet4{Port: int(a.Port()), Addr: a.Addr().As4()}
 }
 
 // Close ends the server and every connection. It may be called again, from

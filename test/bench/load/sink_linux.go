@@ -3,6 +3,7 @@ package load
 import (
 	"encoding/binary"
 	"fmt"
+	"net/netip"
 	"sync"
 	"time"
 	"unsafe"
@@ -40,7 +41,7 @@ type message struct {
 	_      [4]byte
 }
 
-func newSink(port int) (*Sink, error) {
+func newSink(addr netip.AddrPort) (*Sink, error) {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open socket: %w", err)
@@ -50,7 +51,7 @@ func newSink(port int) (*Sink, error) {
 		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, sinkBuffer) // without rights; as much as it gives
 	}
 	_ = unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_GRO, 1) // before Linux 5.0: one by one
-	if err := unix.Bind(fd, loopback(port)); err != nil {
+	if err := unix.Bind(fd, socketAddr(addr)); err != nil {
 		return nil, fmt.Errorf("bind: %w", err)
 	}
 	for i := range s.messages {

@@ -22,7 +22,7 @@ func Stall(addr string, s Shape) (stop func(), err error) {
 	}
 	ask := append(header(kindAnswer, s.Request, s.Response), make([]byte, s.Request)...)
 	for range s.Conns {
-		fd, err := dialHeader(loopback(int(a.Port())), ask)
+		fd, err := dialHeader(socketAddr(a), ask)
 		if err != nil {
 			stop()
 			return nil, err
