@@ -1,12 +1,7 @@
 package e2e
 
 import (
-	"cmp"
-	"fmt"
-	"os"
-	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 )
@@ -14,14 +9,13 @@ import (
 // startAgent runs the agent of a host as the README does, with the directories of this host's engine.
 func (h host) startAgent(flags ...string) {
 	h.t.Helper()
-	h.runAgent("agent", "legate agent "+strings.Join(flags, " "))
+	h.runAgent("agent", append([]string{"agent"}, flags...)...)
 }
 
-// runAgent gives a container all that an agent needs.
-func (h host) runAgent(name, command string) {
+// runAgent gives a container of the image all that an agent needs.
+func (h host) runAgent(name string, command ...string) {
 	h.t.Helper()
-	h.run("docker run -d --name " + name + " --pid host --network host --cap-drop ALL --cap-add SYS_ADMIN --cap-add SYS_PTRACE --cap-add NET_BIND_SERVICE" +
-		" --security-opt apparmor=unconfined" + h.withSocket() + "-v " + h.Namespaces() + ":/var/run/docker/netns:ro,rslave " + command)
+	h.docker(h.Agent(name, command...)...)
 	eventually(h.t, 20*time.Second, func() (bool, string) {
 		log, err := h.tryCombined("docker logs " + name)
 		return strings.Contains(log, "links are open before a container's first instruction"), log + errText(err)
@@ -47,7 +41,7 @@ func TestConnectable(t *testing.T) {
 		a.run("docker rm connectable")
 
 		a.redisBorn("redis")
-		a.runAgent("connectable", "legate")
+		a.runAgent("connectable")
 		a.run("docker run -d --name myservice -l connect.6000=docker:redis:6379 legate-e2e/tools sleep 600")
 		eventually(t, 20*time.Second, func() (bool, string) {
 			out, err := a.try("docker exec myservice redis-cli -h localhost -p 6000 get who")
@@ -56,23 +50,14 @@ func TestConnectable(t *testing.T) {
 	})
 }
 
-// A container says what it uses, and its application finds it on localhost: before its first instruction,
-// again after a restart, and after the agent was killed.
+// A container says what it uses, and its application finds it on localhost: again after a restart, and after
+// the agent was killed.
 func TestAgent(t *testing.T) {
 	eachEngine(t, func(t *testing.T, w *world) {
 		a := w.a
 		a.run("docker network create backend")
 		a.redisBorn("redis", "--network", "backend")
 		a.startAgent()
-
-		// Its first act is to connect.
-		for i := range 6 {
-			name := fmt.Sprintf("impatient%d", i)
-			out, err := a.try("docker run --rm --name " + name + " --network backend --label connect.6379=redis legate-e2e/tools redis-cli -h 127.0.0.1 get who")
-			if err != nil || out != "redis" {
-				t.Errorf("%s got %q%s", name, out, errText(err))
-			}
-		}
 
 		a.run("docker run -d --name web --network backend --label connect.6379=redis --label connect.6379.name=cache legate-e2e/tools sleep 600")
 		ask := func() (bool, string) {
@@ -207,64 +192,4 @@ func TestAgentRules(t *testing.T) {
 			return err == nil && out == "shop-redis-1", out + errText(err)
 		})
 	})
-}
-
-// stormy is how many containers come and go; `LEGATE_STORM=200` is what a person may ask for.
-func stormy(t *testing.T) int {
-	t.Helper()
-	n, err := strconv.Atoi(cmp.Or(os.Getenv("LEGATE_STORM"), "8"))
-	if err != nil || n < 1 {
-		t.Fatalf("LEGATE_STORM=%s is no number of containers", os.Getenv("LEGATE_STORM"))
-	}
-	return n
-}
-
-// Containers start and end in any order while all of them talk. None lacks a link, and when all are gone
-// the agent holds what it held before.
-func TestAgentStorm(t *testing.T) {
-	eachEngine(t, func(t *testing.T, w *world) {
-		a, n := w.a, stormy(t)
-		a.run("docker network create backend")
-		a.redisBorn("redis", "--network", "backend")
-		a.startAgent()
-		before := a.descriptorsOf("agent")
-		// A guest says on which links it was ever refused, from its first instruction on.
-		const talk = `for i in 1 2 3; do for p in 6379 6380 6381; do [ "$(redis-cli -h localhost -p $p get who)" = redis ] || echo "port $p failed"; done; done; echo over`
-		var all sync.WaitGroup
-		turns := make(chan struct{}, 4)
-		for i := range n {
-			all.Go(func() {
-				turns <- struct{}{}
-				defer func() { <-turns }()
-				name := fmt.Sprintf("guest%d", i)
-				out, err := a.tryDocker("run", "--name", name, "--network", "backend", "--label", "connect.6379=redis",
-					"--label", "connect.6380=docker:redis:6379", "--label", "legate.connect.6381=docker:redis:6379", "legate-e2e/tools", "sh", "-c", talk)
-				if err != nil || out != "over" {
-					t.Errorf("%s says:\n%s%s", name, out, errText(err))
-				}
-				if out, err := a.try("docker rm -f " + name); err != nil {
-					t.Errorf("remove %s: %s%s", name, out, errText(err))
-				}
-			})
-		}
-		all.Wait()
-		var now int
-		eventually(t, 20*time.Second, func() (bool, string) {
-			status := a.run("docker exec agent legate status")
-			now = a.descriptorsOf("agent")
-			return strings.Contains(status, "no links") && now <= before+4, fmt.Sprintf("%d descriptors, before %d\n%s", now, before, status)
-		})
-		t.Logf("%d containers; descriptors of the agent: %d, before %d", n, now, before)
-	})
-}
-
-// descriptorsOf counts what the first process of a container has open.
-func (h host) descriptorsOf(container string) int {
-	h.t.Helper()
-	pid := h.run("docker inspect -f {{.State.Pid}} " + container)
-	open, err := os.ReadDir("/proc/" + pid + "/fd")
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	return len(open)
 }

@@ -2,6 +2,12 @@
 // on the engine that Debian ships and on the current one.
 //
 // One scenario on one engine: go test ./test/e2e -run 'TestWalkThrough/engine=29'
+//
+// What takes a person's patience, with -v -timeout 60m:
+//
+//	LEGATE_STORM=200 go test ./test/e2e -run TestAgentStorm      containers that come and go at random
+//	LEGATE_STARTS=100 go test ./test/e2e -run TestAgentImpatient starts whose first act is to connect
+//	LEGATE_STARTS=100 go test ./test/e2e -run TestRuntime        the same with the runtime, the agent frozen meanwhile
 package e2e
 
 import (
@@ -9,7 +15,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"sync"
@@ -106,17 +111,9 @@ func (l *labs) images(ctx context.Context, hosts *lab.Lab) error {
 	})
 	l.building.Lock()
 	defer l.building.Unlock()
-	return errors.Join(err, makeImage(ctx, hosts.A), makeImage(ctx, hosts.B))
+	repository := filepath.Join("..", "..")
+	return errors.Join(err, hosts.A.MakeImage(ctx, repository), hosts.B.MakeImage(ctx, repository))
 }
 
 // tools is an image with what the scenarios need besides Redis.
 var tools = lab.Image{Name: "legate-e2e/tools", Programs: []string{"dnsmasq", "redis-cli", "redis-server", "socat"}}
-
-func makeImage(ctx context.Context, host *lab.Host) error {
-	cmd := exec.CommandContext(ctx, "make", "--no-print-directory", "-C", filepath.Join("..", ".."), "image")
-	cmd.Env = host.Environ()
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("make image: %w\n%s", err, out)
-	}
-	return nil
-}

@@ -73,6 +73,24 @@ func (h runtimeHost) waiting() bool {
 	return false
 }
 
+// whileFrozen starts an impatient application, which is served although the agent was frozen when it started.
+func (h runtimeHost) whileFrozen(ask string, meanwhile func()) {
+	h.t.Helper()
+	h.run("docker kill --signal STOP agent")
+	slow := h.Command(h.t.Context(), words(h.t, "docker run --rm --runtime waits"+ask)...)
+	var said bytes.Buffer
+	slow.Stdout, slow.Stderr = &said, &said
+	if err := slow.Start(); err != nil {
+		h.t.Fatal(err)
+	}
+	eventually(h.t, 20*time.Second, func() (bool, string) { return h.waiting(), "nothing waits" })
+	meanwhile()
+	h.run("docker kill --signal CONT agent")
+	if err := slow.Wait(); err != nil || strings.TrimSpace(said.String()) != "redis" {
+		h.t.Errorf("the one that waited got %q%s", said.String(), errText(err))
+	}
+}
+
 // With the runtime, a container's first connect is served also where the agent is slow, and nothing else waits for it.
 func TestRuntime(t *testing.T) {
 	eachEngine(t, func(t *testing.T, w *world) {
@@ -103,25 +121,19 @@ func TestRuntime(t *testing.T) {
 		})
 
 		t.Run("slow agent", func(t *testing.T) {
-			h.run("docker kill --signal STOP agent")
-			slow := h.Command(t.Context(), words(t, "docker run --rm --runtime waits"+ask)...)
-			var said bytes.Buffer
-			slow.Stdout, slow.Stderr = &said, &said
-			if err := slow.Start(); err != nil {
-				t.Fatal(err)
-			}
-			eventually(t, 20*time.Second, func() (bool, string) { return h.waiting(), "nothing waits" })
-			h.run("docker run --rm --runtime closed legate-e2e/tools true") // others do not wait
-			if !h.waiting() {
-				t.Error("it did not go on waiting for the frozen agent")
-			}
-			out, err := h.try("docker run --rm --runtime closed" + ask)
-			if err == nil || !strings.Contains(err.Error(), "the agent did not open the links of the container within 1s") {
-				t.Errorf("closed, and the agent frozen: got %q%s", out, errText(err))
-			}
-			h.run("docker kill --signal CONT agent")
-			if err := slow.Wait(); err != nil || strings.TrimSpace(said.String()) != "redis" {
-				t.Errorf("the one that waited got %q%s", said.String(), errText(err))
+			h := runtimeHost{host{h.Host, t}, h.dir}
+			h.whileFrozen(ask, func() {
+				h.run("docker run --rm --runtime closed legate-e2e/tools true") // others do not wait
+				if !h.waiting() {
+					t.Error("it did not go on waiting for the frozen agent")
+				}
+				out, err := h.try("docker run --rm --runtime closed" + ask)
+				if err == nil || !strings.Contains(err.Error(), "the agent did not open the links of the container within 1s") {
+					t.Errorf("closed, and the agent frozen: got %q%s", out, errText(err))
+				}
+			})
+			for range starts(t) - 1 {
+				h.whileFrozen(ask, func() {})
 			}
 		})
 
@@ -129,7 +141,7 @@ func TestRuntime(t *testing.T) {
 		t.Run("late agent", func(t *testing.T) {
 			h.run("docker rm -f agent")
 			h.startAgent("", "links are opened only after a container has started")
-			for range 5 {
+			for range starts(t) {
 				if out, err := h.try("docker run --rm --runtime waits" + ask); err != nil || out != "redis" {
 					t.Errorf("got %q%s", out, errText(err))
 				}
