@@ -13,6 +13,7 @@ help:
 	@echo '             SIM=1h: only the simulated kernel; SOAK=30m: only the strain tests, the soak that long'
 	@echo 'make lint    gofmt, go vet, golangci-lint'
 	@echo 'make bench   what Legate costs beside HAProxy, nginx, socat, Go and no proxy; QUICK=1 to try it'
+	@echo '             ONLY=agent: from container to container; ONLY=links: an agent with 1,000 links'
 	@echo 'make image   the image legate:latest on the engine of DOCKER_HOST, without a registry'
 	@echo 'make clean   remove bin/ (built tools and engines stay in the cache folder)'
 
@@ -30,12 +31,16 @@ test: build
 lint:
 	@test/setup/lint.sh
 
+# Not rows of the table, and each alone with ONLY=: registry, agent, and links, which agent has, too.
 bench: build
-	@test/setup/packages.sh haproxy nginx /usr/lib/nginx/modules/ngx_stream_module.so socat strace
+	@test/setup/packages.sh haproxy nginx /usr/lib/nginx/modules/ngx_stream_module.so socat strace $(if $(filter-out agent links,$(ONLY)),,dockerd docker ip iptables busybox)
 	@$(if $(filter-out registry,$(ONLY)),,test/setup/servers.sh)
-	@go build -o bin/bench/ ./test/bench
-	@$(if $(filter registry,$(ONLY)),,bin/bench/bench)
+	@$(if $(filter-out agent links,$(ONLY)),,test/setup/engine.sh)
+	@CGO_ENABLED=0 go build -o bin/bench/ ./test/bench
+	@$(if $(filter registry agent links,$(ONLY)),,bin/bench/bench)
 	@$(if $(filter-out registry,$(ONLY)),,go test -run '^$$' -bench Registry -benchtime 1x ./test/soak)
+	@$(if $(filter-out agent,$(ONLY)),,bin/bench/bench agent)
+	@$(if $(filter links,$(ONLY)),bin/bench/bench links)
 
 # The classic builder, which every engine has, does not set TARGETARCH itself.
 image:

@@ -32,6 +32,8 @@ type campaign struct {
 	last   time.Time                // when the last row of a round ended
 	cost   map[string]time.Duration // how long each row took the last time
 	result *result
+	// ask has somebody carry out a task, and hands on what they say.
+	ask func(ctx context.Context, t task, take func(number int, e event)) error
 }
 
 func newCampaign(o options, c peers.Config, out io.Writer) (*campaign, error) {
@@ -59,6 +61,7 @@ func newCampaign(o options, c peers.Config, out io.Writer) (*campaign, error) {
 		}
 	}
 	b.result = newResult(o, b.rows)
+	b.ask = b.askRound
 	return b, nil
 }
 
@@ -174,7 +177,7 @@ func (b *campaign) left() (sum time.Duration) {
 // calibrate finds the rate of every row: a share of the most that the slowest
 // of the proxies does.
 func (b *campaign) calibrate(ctx context.Context) error {
-	known := rows(false, b.Quick)
+	known := append(rows(false, b.Quick), b.rows...)
 	var list []row
 	for _, r := range b.rows {
 		i := slices.IndexFunc(known, func(k row) bool { return k.Name == r.calibrated() })
@@ -209,7 +212,7 @@ func (b *campaign) calibrate(ctx context.Context) error {
 
 // trace counts system calls, where strace is.
 func (b *campaign) trace(ctx context.Context) error {
-	if _, err := exec.LookPath("strace"); err != nil || b.Rows != nil && !slices.ContainsFunc(b.Rows, isTraced) {
+	if _, err := exec.LookPath("strace"); err != nil || b.Part != "" || b.Rows != nil && !slices.ContainsFunc(b.Rows, isTraced) {
 		return nil
 	}
 	fmt.Fprintln(b.out, "counting system calls")
@@ -228,9 +231,9 @@ func isTraced(name string) bool {
 	return slices.ContainsFunc(traced(false), func(r row) bool { return r.Name == name })
 }
 
-// ask has a round in a network namespace of its own do something, and hands on
-// what it says. When it returns nobody is left in that namespace.
-func (b *campaign) ask(ctx context.Context, t task, take func(int, event)) error {
+// askRound has a round in a network namespace of its own do something, and hands
+// on what it says. When it returns nobody is left in that namespace.
+func (b *campaign) askRound(ctx context.Context, t task, take func(int, event)) error {
 	t.Config, t.Dir = b.config, b.dir
 	question, err := json.Marshal(t)
 	if err != nil {

@@ -64,7 +64,7 @@ type clocks struct {
 // clocks reads them when the proxy is done with what came before.
 func (c *contestant) clocks() (now clocks, err error) {
 	if c.process != nil {
-		if now.cpu, err = c.process.SettledCPU(); err != nil {
+		if now.cpu, err = peers.SettledCPU(c.process.PID()); err != nil {
 			return now, err
 		}
 	}

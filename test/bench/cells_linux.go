@@ -148,6 +148,7 @@ func (r *result) ratio(w row, c column, peer, group string) stats.Spread {
 // groups are what ratios are told to, a second Legate included.
 func (r *result) groups() []string {
 	list := []string{best, haproxy, nginx}
+	list = slices.DeleteFunc(list, func(g string) bool { return g != best && len(r.rivals(g)) == 0 })
 	for _, p := range r.Peers {
 		if strings.HasPrefix(p.Peer, peers.Legate+"@") {
 			list = append(list, p.Peer)

@@ -34,6 +34,14 @@ func run(args []string) error {
 		return compare(os.Stdout)
 	case args[0] == roleRound && len(args) == 1:
 		return roundMain(os.Stdin, os.Stdout)
+	case (args[0] == partAgent || args[0] == partLinks) && len(args) == 1:
+		return measureAgent(args[0], os.Stdout)
+	case args[0] == roleServe && len(args) == 2:
+		return serveMain(args[1])
+	case args[0] == roleClients && len(args) == 1:
+		return clientsMain(os.Stdin, os.Stdout)
+	case args[0] == roleLodge && len(args) == 3:
+		return lodgeMain(args[1], args[2], os.Stdout)
 	case args[0] == peers.RoleRelay && len(args) == 3:
 		l, err := net.Listen("tcp4", args[1])
 		if err != nil {

@@ -18,6 +18,8 @@ type options struct {
 	Compare string        // commit to build and compare with, "" for none
 	Rows    []string      // nil: all
 	Peers   []string      // nil: all
+	// Part is what is measured instead of that, on a Docker host: agent or links.
+	Part string
 }
 
 const (

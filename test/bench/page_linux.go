@@ -10,32 +10,31 @@ import (
 	"legate/test/bench/peers"
 )
 
-// What stands between these lines is ours; the rest of the page is written by
-// hand and stays.
-const (
-	pageBegin = "<!-- written by make bench WRITE=1: begin -->"
-	pageEnd   = "<!-- written by make bench WRITE=1: end -->"
-)
+// pageMarks are the lines between which the page is ours; the rest of it is
+// written by hand and stays.
+func pageMarks(part string) (begin, end string) {
+	if part != "" {
+		part = "ONLY=" + part + " "
+	}
+	mark := "<!-- written by make bench " + part + "WRITE=1: "
+	return mark + "begin -->", mark + "end -->"
+}
 
 // pageFrame is the page of the first time.
-const pageFrame = `# Benchmarks
-
-` + pageBegin + `
-` + pageEnd + `
-
-## Where a target is missed
-
-`
+func pageFrame(part string) string {
+	begin, end := pageMarks(part)
+	return "# Benchmarks\n\n" + begin + "\n" + end + "\n\n## Where a target is missed\n\n"
+}
 
 func (r *result) writePage(file string) error {
 	old, err := os.ReadFile(file)
 	if errors.Is(err, fs.ErrNotExist) {
-		old, err = []byte(pageFrame), nil
+		old, err = []byte(pageFrame(r.Part)), nil
 	}
 	if err != nil {
 		return fmt.Errorf("read page: %w", err)
 	}
-	page, err := replacePart(string(old), r.page())
+	page, err := replacePart(string(old), r.Part, r.page())
 	if err != nil {
 		return fmt.Errorf("write %s: %w", file, err)
 	}
@@ -43,13 +42,14 @@ func (r *result) writePage(file string) error {
 }
 
 // replacePart keeps what people wrote around the part.
-func replacePart(page, part string) (string, error) {
-	before, rest, found := strings.Cut(page, pageBegin+"\n")
-	_, after, ended := strings.Cut(rest, pageEnd)
+func replacePart(page, part, text string) (string, error) {
+	begin, end := pageMarks(part)
+	before, rest, found := strings.Cut(page, begin+"\n")
+	_, after, ended := strings.Cut(rest, end)
 	if !found || !ended {
-		return "", fmt.Errorf("the lines %q and %q are not there", pageBegin, pageEnd)
+		return "", fmt.Errorf("the lines %q and %q are not there", begin, end)
 	}
-	return before + pageBegin + "\n" + part + pageEnd + after, nil
+	return before + begin + "\n" + text + end + after, nil
 }
 
 // page is the generated part: how it was measured, the targets, every row.
@@ -57,14 +57,18 @@ func (r *result) page() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s, commit %s, `%s`.\n\n", r.Date.Format("2006-01-02 15:04 MST"), r.Commit, r.Command)
 	fmt.Fprintf(&b, "Machine: %s, %d cores, %s, %s, Linux %s, %s.\n\n", r.Machine.CPU, r.Machine.Cores, r.Machine.Memory, r.Machine.System, r.Machine.Kernel, r.Machine.Go)
-	b.WriteString(method)
-	b.WriteString("![ratios](" + docsName + ".svg)\n\n## Targets\n\n")
-	r.targetTable().markdown(&b)
-	b.WriteString("## Rows\n\n")
+	if r.Part == "" {
+		b.WriteString(method)
+	} else {
+		fmt.Fprintf(&b, bridgeMethod, r.Machine.Engine)
+	}
+	if len(r.Rows) > 0 {
+		b.WriteString("![ratios](" + r.docsName() + ".svg)\n\n")
+		r.targetTable().markdown(&b)
+	}
 	for _, t := range r.tables() {
 		t.markdown(&b)
 	}
-	b.WriteString("## Configurations\n\n")
 	for _, p := range r.Peers {
 		if p.Peer != peers.Direct && p.Note == "" {
 			fmt.Fprintf(&b, "%s: `%s`\n\n", p.Peer, p.Command)
@@ -87,6 +91,13 @@ const method = "Client, proxy and server share one machine and its loopback; eve
 	"other processes used a tenth of it, does not count and is repeated. *user* is anonymous memory of the proxy, *kernel* what slab, stacks, page tables and socket\n" +
 	"buffers of the whole machine grew by, less what they grow by without a proxy; pipes are in it, and counted apart. The\n" +
 	"samples of every round are in " + docsName + ".json.\n\n"
+
+// bridgeMethod is that of containers.
+const bridgeMethod = "Client, server and HAProxy are containers on one user-defined bridge (Docker %s), the agent is one as the README\n" +
+	"runs it; all share one machine. One connection sends a byte and waits for one, as fast as that goes; 64 connections do so at one\n" +
+	"rate, half of the most that the slowest way does. *direct* is the server's own address, *legate* a link on the client's localhost.\n" +
+	"CPU in seconds per million round trips is in microseconds per round trip, of all threads of the proxy; *machine* is what all CPUs\n" +
+	"did, less what they do for the same load without a proxy. Order, ratios and which rounds count are as in the other rows.\n\n"
 
 // neutral takes the folders and ports of this one run out of a command.
 func neutral(command, peer string) string {

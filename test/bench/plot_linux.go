@@ -39,20 +39,31 @@ type bar struct {
 	value       string
 }
 
-// bars are the ratios to the best peer: of CPU, and of memory that processes
-// hold.
+// bars are the ratios to the best peer: of CPU, of memory that processes hold,
+// and from container to container of latencies.
 func (r *result) bars() (list []bar) {
 	for _, w := range r.Rows {
-		column, unit := own, " s"
-		if w.Kind == kindMemory {
-			column, unit = user, " kB"
+		group := w.Title + " (" + w.Name + ")"
+		switch {
+		case w.Kind == kindMemory:
+			list = append(list, r.barsOf(w, group, user, " kB")...)
+		case r.Part == partAgent:
+			list = append(list, r.barsOf(w, group+", CPU", own, " s")...)
+			list = append(list, r.barsOf(w, group+", p50", p50, " us")...)
+			list = append(list, r.barsOf(w, group+", p99", p99, " us")...)
+		default:
+			list = append(list, r.barsOf(w, group, own, " s")...)
 		}
-		for _, p := range r.Peers {
-			c := r.Cells[w.Name][p.Peer]
-			if ratio := c.Ratios[column][best]; ratio.Rounds > 0 && p.Peer != peers.Direct {
-				group := w.Title + " (" + w.Name + ")"
-				list = append(list, bar{group, p.Peer, p.Ours, ratio, column.format(c.Values[column]) + unit})
-			}
+	}
+	return list
+}
+
+// barsOf has the direct connection only where that has such a number.
+func (r *result) barsOf(w row, group string, c column, unit string) (list []bar) {
+	for _, p := range r.Peers {
+		cell := r.Cells[w.Name][p.Peer]
+		if ratio := cell.Ratios[c][best]; ratio.Rounds > 0 && (p.Peer != peers.Direct || c == p50 || c == p99) {
+			list = append(list, bar{group, p.Peer, p.Ours, ratio, c.format(cell.Values[c]) + unit})
 		}
 	}
 	return list
@@ -63,7 +74,11 @@ func (r *result) bars() (list []bar) {
 func (r *result) plot() []byte {
 	bars := r.bars()
 	var b bytes.Buffer
-	text(&b, 16, 26, `font-size="16" font-weight="bold"`, "CPU time and memory of the proxy, best peer = 1 (less is better)")
+	what := "CPU time and memory of the proxy"
+	if r.Part == partAgent {
+		what = "From container to container: CPU time of the proxy, latency"
+	}
+	text(&b, 16, 26, `font-size="16" font-weight="bold"`, what+", best peer = 1 (less is better)")
 	text(&b, 16, 46, `class="quiet"`, r.caption())
 	y, group := plotTop, ""
 	for _, bar := range bars {

@@ -18,6 +18,9 @@ func (r *result) print(out io.Writer) error {
 			t.print(out)
 		}
 	}
+	if len(r.Rows) == 0 {
+		return nil
+	}
 	fmt.Fprintln(out, "CPU in seconds per unit, medians; /best, /haproxy and /nginx are ratios to the best peer of that name,")
 	_, err := fmt.Fprintln(out, "paired by round; machine is what all CPUs did, less what they do without a proxy.")
 	if r.Quick {

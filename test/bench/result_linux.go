@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -21,6 +22,7 @@ type result struct {
 	Commit  string      `json:"commit"`
 	Command string      `json:"command"`
 	Machine machineFact `json:"machine"`
+	Part    string      `json:"part,omitempty"`
 	Quick   bool        `json:"quick"` // not for comparing
 	Rows    []row       `json:"rows"`
 	// Most is the most that each peer does of each row, from the calibration.
@@ -29,6 +31,7 @@ type result struct {
 	Calls    []calls                           `json:"systemCalls,omitempty"`
 	Cells    map[string]map[string]cell        `json:"cells"` // by row and peer
 	Verdicts []verdict                         `json:"targets,omitempty"`
+	Links    *linkSum                          `json:"links,omitempty"`
 	Samples  []sample                          `json:"samples"`
 	Blocks   []blockEnd                        `json:"blocks"` // how quiet it was
 }
@@ -43,6 +46,7 @@ type machineFact struct {
 	LoadBefore float64       `json:"loadBefore"` // of the last minute
 	LoadAfter  float64       `json:"loadAfter"`
 	Spin       time.Duration `json:"spin,omitempty"`
+	Engine     string        `json:"engine,omitempty"` // of Docker, where that is in it
 }
 
 // peerSum is what there is to know of a peer beside the rows.
@@ -64,6 +68,7 @@ func newResult(o options, list []row) *result {
 		Date:    time.Now().UTC().Round(time.Second),
 		Commit:  commit(),
 		Command: o.command(),
+		Part:    o.Part,
 		Quick:   o.Quick,
 		Rows:    slices.Clone(list),
 		Most:    map[string]map[string]load.Result{},
@@ -241,7 +246,7 @@ func (o options) command() string {
 			words = append(words, name+"="+value)
 		}
 	}
-	add("ONLY", strings.Join(slices.Concat(o.Rows, o.Peers), ","))
+	add("ONLY", cmp.Or(o.Part, strings.Join(slices.Concat(o.Rows, o.Peers), ",")))
 	for name, on := range map[string]bool{"QUICK": o.Quick, "FULL": o.Full} {
 		if on {
 			add(name, "1")

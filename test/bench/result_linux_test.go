@@ -297,6 +297,9 @@ func TestPage_KeepsWhatPeopleWrote(t *testing.T) {
 	if strings.Contains(string(second), "abc1234") {
 		t.Error("the old part is still there")
 	}
+	if r.Part = partAgent; r.writePage(file) == nil {
+		t.Error("the part of one measurement was overwritten by another")
+	}
 	if err := os.WriteFile(file, []byte("no such lines"), 0o644); err != nil {
 		t.Fatal(err)
 	}

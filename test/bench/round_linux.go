@@ -95,7 +95,7 @@ type blockEnd struct {
 // round is the program in a namespace of its own.
 type round struct {
 	task
-	out    *json.Encoder
+	say    func(event) error
 	server *load.Server
 	list   []*contestant
 }
@@ -120,7 +120,8 @@ func roundMain(in io.Reader, out io.Writer) error {
 	runtime.LockOSThread() // a proxy ends with the thread that started it
 	debug.SetGCPercent(-1)
 	debug.SetMemoryLimit(roundMemory)
-	r := &round{out: json.NewEncoder(out)}
+	lines := json.NewEncoder(out)
+	r := &round{say: func(e event) error { return lines.Encode(e) }}
 	if err := json.NewDecoder(in).Decode(&r.task); err != nil {
 		return fmt.Errorf("read task: %w", err)
 	}
@@ -224,7 +225,7 @@ func (r *round) startAll(ctx context.Context, udp bool) error {
 		} else {
 			r.list = append(r.list, c)
 		}
-		if err := r.out.Encode(event{Fact: &f}); err != nil {
+		if err := r.say(event{Fact: &f}); err != nil {
 			return err
 		}
 	}
@@ -299,11 +300,11 @@ func (r *round) block(ctx context.Context, w row, cell func(*contestant, row) (s
 	}
 	for _, s := range list {
 		s.Void = !quiet
-		if err := r.out.Encode(event{Sample: &s}); err != nil {
+		if err := r.say(event{Sample: &s}); err != nil {
 			return err
 		}
 	}
-	return r.out.Encode(event{Block: &end})
+	return r.say(event{Block: &end})
 }
 
 // watch looks for disturbances during a block.

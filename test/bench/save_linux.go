@@ -18,6 +18,14 @@ const (
 	docsName   = "benchmarks"
 )
 
+// docsName is the name of the files in the documentation.
+func (r *result) docsName() string {
+	if r.Part != "" {
+		return docsName + "-" + r.Part
+	}
+	return docsName
+}
+
 func (r *result) save(out io.Writer, o options) error {
 	name := r.Date.Format("2006-01-02T150405")
 	if err := r.write(historyDir, name); err != nil {
@@ -26,13 +34,13 @@ func (r *result) save(out io.Writer, o options) error {
 	if _, err := fmt.Fprintf(out, "saved: %s/%s.json and .svg\n", historyDir, name); err != nil || !o.Write {
 		return err
 	}
-	if !slices.ContainsFunc(r.Rows, func(w row) bool { return r.noisy(w) == "" }) {
+	if len(r.Rows) > 0 && !slices.ContainsFunc(r.Rows, func(w row) bool { return r.noisy(w) == "" }) {
 		return errors.New("the documentation stays as it is: the machine was too noisy for any row")
 	}
-	if err := errors.Join(r.write(docsDir, docsName), r.writePage(filepath.Join(docsDir, docsName+".md"))); err != nil {
+	if err := errors.Join(r.write(docsDir, r.docsName()), r.writePage(filepath.Join(docsDir, docsName+".md"))); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(out, "written: %s/%s.md, .json and .svg\n", docsDir, docsName)
+	_, err := fmt.Fprintf(out, "written: %s/%s.md, %[1]s/%[3]s.json and .svg\n", docsDir, docsName, r.docsName())
 	return err
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -28,6 +29,9 @@ func (r *result) tables() (list []table) {
 	}
 	if t := r.compareTable(); len(t.lines) > 0 {
 		list = append(list, t)
+	}
+	if r.Links != nil {
+		list = append(list, r.Links.table())
 	}
 	return append(list, r.peerTable())
 }
@@ -250,7 +254,11 @@ func (r *result) peerTable() table {
 			if p.Peer != peers.Go { // it is this program, with everything else in it
 				size = fmt.Sprintf("%.1f", float64(p.Size)/1e6)
 			}
-			t.lines = append(t.lines, []string{p.Peer, fmt.Sprintf("%.1f", p.Start.Median*1e3), size, p.Resets, p.Version})
+			start := "-"
+			if p.Start.Rounds > 0 {
+				start = fmt.Sprintf("%.1f", p.Start.Median*1e3)
+			}
+			t.lines = append(t.lines, []string{p.Peer, start, size, cmp.Or(p.Resets, "-"), p.Version})
 		}
 	}
 	return t

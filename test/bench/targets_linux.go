@@ -49,6 +49,9 @@ func targets() (list []target) {
 	cpu("udp-1200", nginx, .75)
 	cpu("gso-64", nginx, .3)
 	cpu("gso-1200", nginx, .3)
+	for _, w := range bridgeRows(false) {
+		list = append(list, target{w.Name, own, haproxy, 1}, target{w.Name, p50, haproxy, 1}, target{w.Name, p99, haproxy, 1})
+	}
 	return list
 }
 

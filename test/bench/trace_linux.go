@@ -52,7 +52,7 @@ func (r *round) trace(ctx context.Context) error {
 			if err != nil {
 				break // what is wrong with it the rounds will say
 			}
-			if err := r.out.Encode(event{Calls: n}); err != nil {
+			if err := r.say(event{Calls: n}); err != nil {
 				return err
 			}
 		}
@@ -75,7 +75,7 @@ func (r *round) count(c *contestant, w row) (*calls, error) {
 	if err != nil {
 		return nil, errors.Join(err, stop())
 	}
-	if _, err := c.process.SettledCPU(); err != nil {
+	if _, err := peers.SettledCPU(c.process.PID()); err != nil {
 		return nil, errors.Join(err, stop())
 	}
 	if err := stop(); err != nil {

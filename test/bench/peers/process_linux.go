@@ -131,16 +131,16 @@ const (
 	quietTime  = time.Second
 )
 
-// SettledCPU returns the CPU time that the process has used, once it does
-// nothing any more: closing connections is part of their cost.
-func (p *Process) SettledCPU() (time.Duration, error) {
+// SettledCPU returns the CPU time that a process has used, once it does nothing
+// any more: closing connections is part of their cost.
+func SettledCPU(pid int) (time.Duration, error) {
 	limit := time.Now().Add(quietTime)
-	last, err := machine.CPUTime(p.PID())
+	last, err := machine.CPUTime(pid)
 	for err == nil {
 		wait := time.NewTimer(quietStep)
 		<-wait.C
 		var now time.Duration
-		now, err = machine.CPUTime(p.PID())
+		now, err = machine.CPUTime(pid)
 		if now-last < quietShare || time.Now().After(limit) {
 			return now, err
 		}
