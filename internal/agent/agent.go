@@ -105,7 +105,7 @@ func (a *Agent) Watch(ctx context.Context, set func(spec.Wish)) error {
 		Agent: a, set: set, life: life,
 		found: make(chan intercept.Found, 16), ended: make(chan *space, 16), told: make(chan error, 1), states: make(chan error, 1),
 		learned: make(chan variables, asksAtOnce),
-		images:  map[string]docker.Image{},
+		images:  map[string]docker.Image{}, wordings: map[string]wording{},
 		asked:   map[string]bool{},
 		unfound: map[string]unfound{},
 	}
@@ -139,11 +139,12 @@ type watch struct {
 	states  chan error // of the directory of namespaces
 	learned chan variables
 
-	images  map[string]docker.Image // by id
-	asked   map[string]bool         // containers whose process is being asked for
-	unfound map[string]unfound      // by container; guarded by the agent's mu
-	waiting []*starting             // containers that start when they have their links
-	lost    error                   // the engine
+	images   map[string]docker.Image // by id
+	wordings map[string]wording      // by container
+	asked    map[string]bool         // containers whose process is being asked for
+	unfound  map[string]unfound      // by container; guarded by the agent's mu
+	waiting  []*starting             // containers that start when they have their links
+	lost     error                   // the engine
 }
 
 // regret is how long the engine is left alone after it was lost.

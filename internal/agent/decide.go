@@ -20,6 +20,7 @@ func (w *watch) decide() {
 	servers, ways := map[string]spec.Container{}, map[string]way{}
 	all := w.cfg.Table.All()
 	w.forgetImages(all)
+	maps.DeleteFunc(w.wordings, func(id string, _ wording) bool { return w.cfg.Table.Get(id) == nil })
 	for _, c := range all {
 		image, err := w.image(c)
 		if err != nil {
@@ -91,7 +92,7 @@ func (w *watch) decideFor(where *space, who spec.Container, image docker.Image, 
 	if where == nil && !who.OnHost {
 		return // it does not run yet, or no more
 	}
-	links, problems := spec.ContainerLinks(who, image.Labels, w.cfg.Labels)
+	links, problems := w.read(c, who, image)
 	if who.OnHost {
 		for _, l := range links {
 			problems = append(problems, spec.LinkProblem{Name: l.Name, Listen: l.Listen, Text: l.Text, Err: spec.Errorf(
@@ -106,6 +107,26 @@ func (w *watch) decideFor(where *space, who spec.Container, image docker.Image, 
 	}
 	wish.Links = append(wish.Links, links...)
 	wish.Problems = append(wish.Problems, problems...)
+}
+
+// wording is what a container's labels were read as.
+type wording struct {
+	of, landlord *docker.Container // as the table had them then
+	links        []spec.Link
+	problems     []spec.LinkProblem
+}
+
+// read reads the labels of a container, once: with a thousand labels on a host
+// that would take longer than a container does to start, and each start and end
+// of one is decided with all others. The result is the caller's.
+func (w *watch) read(c *docker.Container, who spec.Container, image docker.Image) ([]spec.Link, []spec.LinkProblem) {
+	r, known := w.wordings[c.ID]
+	if landlord := w.cfg.Table.Get(c.Landlord()); !known || r.of != c || r.landlord != landlord {
+		r = wording{of: c, landlord: landlord}
+		r.links, r.problems = spec.ContainerLinks(who, image.Labels, w.cfg.Labels)
+		w.wordings[c.ID] = r
+	}
+	return slices.Clone(r.links), slices.Clone(r.problems)
 }
 
 // home is the namespace that a container lives in; nil: it is not known.

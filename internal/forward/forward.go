@@ -167,15 +167,21 @@ func (fw *Forwarder) closeUnnamed(links []spec.Link) map[spec.Listen]*link {
 	fw.mu.Lock()
 	old := fw.links
 	fw.mu.Unlock()
-	keep := map[spec.Listen]*link{}
+	wanted := make(map[spec.Listen]*spec.Link, len(links)) // the first of each address: others are refused
+	for i := range links {
+		if s := &links[i]; wanted[s.Listen] == nil {
+			wanted[s.Listen] = s
+		}
+	}
+	keep := make(map[spec.Listen]*link, len(old))
 	for _, l := range old {
-		i := slices.IndexFunc(links, func(s spec.Link) bool { return s.Listen == l.listen })
-		if i >= 0 && SameSocket(l.linkSpec(), links[i]) {
+		again := wanted[l.listen]
+		if again != nil && SameSocket(l.linkSpec(), *again) {
 			keep[l.listen] = l
 			continue
 		}
 		fw.retire(l)
-		if i < 0 && l.listen.Switched() {
+		if again == nil && l.listen.Switched() {
 			l.cutAll() // its container has ended, whose address may be another's now
 		}
 	}
