@@ -49,7 +49,7 @@ func (w *watch) decide() {
 			w.ask(w.tenantOf(c), spec.AsksForLinks(c.Labels), &wish)
 		}
 		if spec.AsksForLinks(c.Labels) {
-			w.decideFor(where, who, image, &wish)
+			w.decideFor(c, where, who, image, &wish)
 		}
 	}
 	w.decideOmni(all, &wish)
@@ -88,7 +88,7 @@ func addresses(c *docker.Container) (list []netip.Addr) {
 }
 
 // decideFor adds the links of one container, which lives there.
-func (w *watch) decideFor(where *space, who spec.Container, image docker.Image, wish *spec.Wish) {
+func (w *watch) decideFor(c *docker.Container, where *space, who spec.Container, image docker.Image, wish *spec.Wish) {
 	if where == nil && !who.OnHost {
 		return // it does not run yet, or no more
 	}

@@ -111,7 +111,7 @@ func (b *bridge) process(ctx context.Context, container string) (pid int, err er
 
 // startAgent starts the agent, and returns when it sees namespaces appear.
 func (b *bridge) startAgent(ctx context.Context) (pid int, err error) {
-	if pid, err = b.start(ctx, b.host.Agent()...); err != nil {
+	if pid, err = b.start(ctx, b.host.Agent("agent", "agent")...); err != nil {
 		return 0, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, readyTime)
@@ -132,7 +132,7 @@ func onBridge(host *lab.Host, known []peers.Peer) (list []peers.Peer) {
 		case peers.Direct:
 			list = append(list, p)
 		case peers.Legate:
-			p.Command = docker(host.Agent()...)
+			p.Command = docker(host.Agent("agent", "agent")...)
 			list = append(list, p)
 		case peers.HAProxy:
 			p.Config = strings.NewReplacer("LISTEN", ":"+serverPort, "SERVER", serverName+":"+serverPort).Replace(p.Config)
