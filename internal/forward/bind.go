@@ -15,7 +15,7 @@ import (
 )
 
 // Bind makes the listening sockets of a link in this process's own network
-// namespace: two for localhost where there is IPv6, one otherwise.
+// namespace: two for localhost where the kernel has IPv6, one otherwise.
 func Bind(s spec.Link) ([]pump.Listener, error) { return BindOr(s, nil) }
 
 // BindOr is Bind for where some of the sockets may be there already. take gives
@@ -33,8 +33,13 @@ func BindOr(s spec.Link, take func(spec.Protocol, netip.AddrPort) (fd int, ok bo
 	together := pump.NewLimit(limit(s)) // the link's two sockets share it
 	for i, a := range addrs {
 		fd, err := takeOrBind(take, s.Listen.Protocol, a)
-		if i > 0 && noIPv6(err) {
-			break // localhost without ::1
+		if i > 0 && errors.Is(err, syscall.EADDRNOTAVAIL) {
+			// Localhost without ::1, as in containers that are in no network of
+			// IPv6. They have it once they get into one.
+			fd, err = bindAhead(s.Listen.Protocol, a)
+		}
+		if i > 0 && errors.Is(err, syscall.EAFNOSUPPORT) {
+			break
 		}
 		if err != nil {
 			return nil, errors.Join(err, closeListeners(ls))
@@ -71,10 +76,11 @@ func bindAddr(p spec.Protocol, a netip.AddrPort) (int, error) {
 	return pump.BindTCP(a)
 }
 
-// noIPv6 tells whether err says that the host has no ::1, because IPv6 is not
-// in its kernel or is disabled, as in containers on Docker's default bridge.
-func noIPv6(err error) bool {
-	return errors.Is(err, syscall.EADDRNOTAVAIL) || errors.Is(err, syscall.EAFNOSUPPORT)
+func bindAhead(p spec.Protocol, a netip.AddrPort) (int, error) {
+	if p == spec.UDP {
+		return pump.BindUDPAhead(a)
+	}
+	return pump.BindTCPAhead(a)
 }
 
 func addresses(l spec.Listen) ([]netip.AddrPort, error) {

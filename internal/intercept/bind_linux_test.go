@@ -76,46 +76,64 @@ func TestBind_UDP(t *testing.T) {
 	loopbackUp(t, ns)
 	ls := bind(t, ns, "53/udp")
 	for i, addr := range []string{"127.0.0.1:53", "[::1]:53"} {
-		c, err := dial(ns, "udp", addr)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer c.Close()
-		if _, err := c.Write([]byte("question")); err != nil {
-			t.Fatal(err)
-		}
-		buf := make([]byte, 64)
-		n, from, err := unix.Recvfrom(ls[i].FD, buf, 0)
-		if err != nil || string(buf[:n]) != "question" {
-			t.Fatalf("got %q, %v at %s", buf[:n], err, addr)
-		}
-		if err := unix.Sendto(ls[i].FD, []byte("answer"), 0, from); err != nil {
-			t.Fatal(err)
-		}
-		c.SetReadDeadline(time.Now().Add(testnet.Patience))
-		if n, err := c.Read(buf); err != nil || !bytes.Equal(buf[:n], []byte("answer")) {
-			t.Errorf("got %q, %v at %s", buf[:n], err, addr)
-		}
+		answerOnce(t, ns, ls[i].FD, addr)
 	}
 }
 
-func TestBind_WhereThereIsNoIPv6(t *testing.T) {
+// answerOnce asks inside and answers outside.
+func answerOnce(t testing.TB, ns *Namespace, bound int, addr string) {
+	t.Helper()
+	c, err := dial(ns, "udp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := c.Write([]byte("question")); err != nil {
+		t.Fatal(err)
+	}
+	buf := make([]byte, 64)
+	n, from, err := unix.Recvfrom(bound, buf, 0)
+	if err != nil || string(buf[:n]) != "question" {
+		t.Fatalf("got %q, %v at %s", buf[:n], err, addr)
+	}
+	if err := unix.Sendto(bound, []byte("answer"), 0, from); err != nil {
+		t.Fatal(err)
+	}
+	c.SetReadDeadline(time.Now().Add(testnet.Patience))
+	if n, err := c.Read(buf); err != nil || !bytes.Equal(buf[:n], []byte("answer")) {
+		t.Errorf("got %q, %v at %s", buf[:n], err, addr)
+	}
+}
+
+// A container has ::1 once it is connected to a network of IPv6, which may be later.
+func TestBind_WhereThereIsNoIPv6Yet(t *testing.T) {
 	testnet.CheckLeaks(t)
 	ns := newTenant(t).open(t)
 	loopbackUp(t, ns)
-	// The thread that opens it decides whose setting it is.
-	if err := ns.Do(func() error {
-		return os.WriteFile("/proc/sys/net/ipv6/conf/all/disable_ipv6", []byte("1"), 0)
-	}); err != nil {
-		t.Fatal(err)
-	}
-	for _, text := range []string{"6379", "53/udp"} {
-		if ls := bind(t, ns, text); len(ls) != 1 {
-			t.Errorf("%d listeners for %s, want 127.0.0.1 alone", len(ls), text)
-		} else if text == "6379" {
-			serveOnce(t, ns, ls[0].FD, "127.0.0.1:6379")
+	setIPv6 := func(off string) {
+		t.Helper()
+		// The thread that opens it decides whose setting it is.
+		if err := ns.Do(func() error {
+			return os.WriteFile("/proc/sys/net/ipv6/conf/all/disable_ipv6", []byte(off), 0)
+		}); err != nil {
+			t.Fatal(err)
 		}
 	}
+	setIPv6("1")
+	both := map[string][]pump.Listener{}
+	for _, text := range []string{"6379", "53/udp"} {
+		if both[text] = bind(t, ns, text); len(both[text]) != 2 {
+			t.Fatalf("%d listeners for %s, want 127.0.0.1 and ::1", len(both[text]), text)
+		}
+	}
+	serveOnce(t, ns, both["6379"][0].FD, "127.0.0.1:6379")
+	if c, err := dial(ns, "tcp", "[::1]:6379"); err == nil {
+		c.Close()
+		t.Error("there is ::1")
+	}
+	setIPv6("0")
+	serveOnce(t, ns, both["6379"][1].FD, "[::1]:6379")
+	answerOnce(t, ns, both["53/udp"][1].FD, "[::1]:53")
 }
 
 // The engine reports a namespace before it has brought its loopback up.
@@ -123,11 +141,12 @@ func TestBind_BeforeLoopbackIsUp(t *testing.T) {
 	testnet.CheckLeaks(t)
 	ns := newTenant(t).open(t)
 	ls := bind(t, ns, "6379")
-	if len(ls) != 1 {
-		t.Fatalf("%d listeners, want 127.0.0.1 alone", len(ls))
+	if len(ls) != 2 {
+		t.Fatalf("%d listeners, want 127.0.0.1 and ::1", len(ls))
 	}
 	loopbackUp(t, ns)
 	serveOnce(t, ns, ls[0].FD, "127.0.0.1:6379")
+	serveOnce(t, ns, ls[1].FD, "[::1]:6379")
 }
 
 func TestBind_WhatTheContainerServesItself(t *testing.T) {

@@ -19,9 +19,9 @@ import (
 // plain TCP: multipath TCP breaks options that we rely on
 // (https://github.com/golang/go/issues/72879).
 func BindTCP(addr netip.AddrPort) (int, error) {
-	fd, err := bindTCP(addr)
+	fd, err := bindTCP(addr, there)
 	if errors.Is(err, unix.EAFNOSUPPORT) && addr.Addr() == netip.IPv6Unspecified() {
-		fd, err = bindTCP(netip.AddrPortFrom(netip.IPv4Unspecified(), addr.Port()))
+		fd, err = bindTCP(netip.AddrPortFrom(netip.IPv4Unspecified(), addr.Port()), there)
 	}
 	if err != nil {
 		return -1, fmt.Errorf("listen on %s: %w", addr, err)
@@ -29,7 +29,22 @@ func BindTCP(addr netip.AddrPort) (int, error) {
 	return fd, nil
 }
 
-func bindTCP(addr netip.AddrPort) (int, error) {
+// BindTCPAhead is BindTCP for an IPv6 address that is not there yet: the socket
+// serves it from when it is.
+func BindTCPAhead(addr netip.AddrPort) (int, error) {
+	fd, err := bindTCP(addr, ahead)
+	if err != nil {
+		return -1, fmt.Errorf("listen on %s: %w", addr, err)
+	}
+	return fd, nil
+}
+
+// there and ahead say whether an address must be one of this network.
+func there(int) error { return nil }
+
+func ahead(fd int) error { return unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_FREEBIND, 1) }
+
+func bindTCP(addr netip.AddrPort, when func(fd int) error) (int, error) {
 	fd, err := unix.Socket(family(addr.Addr()), unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.IPPROTO_TCP)
 	if err != nil {
 		return -1, err
@@ -39,6 +54,7 @@ func bindTCP(addr netip.AddrPort) (int, error) {
 		// not keep a restarted one from its port.
 		reuseAddress(fd, true),
 		dualStack(fd, addr.Addr()),
+		when(fd),
 		bindAndListen(fd, sockaddr(addr))))
 }
 

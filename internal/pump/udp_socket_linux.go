@@ -21,9 +21,9 @@ import (
 // no TIME_WAIT that a restart would have to get past.
 func BindUDP(addr netip.AddrPort) (int, error) {
 	addr = netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port())
-	fd, err := bindUDP(addr)
+	fd, err := bindUDP(addr, there)
 	if addr.Addr() == netip.IPv6Unspecified() && (errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EADDRNOTAVAIL)) {
-		fd, err = bindUDP(netip.AddrPortFrom(netip.IPv4Unspecified(), addr.Port()))
+		fd, err = bindUDP(netip.AddrPortFrom(netip.IPv4Unspecified(), addr.Port()), there)
 	}
 	if err != nil {
 		return -1, fmt.Errorf("listen on udp %s: %w", addr, err)
@@ -31,7 +31,16 @@ func BindUDP(addr netip.AddrPort) (int, error) {
 	return fd, nil
 }
 
-func bindUDP(addr netip.AddrPort) (int, error) {
+// BindUDPAhead is to BindUDP as BindTCPAhead to BindTCP.
+func BindUDPAhead(addr netip.AddrPort) (int, error) {
+	fd, err := bindUDP(addr, ahead)
+	if err != nil {
+		return -1, fmt.Errorf("listen on udp %s: %w", addr, err)
+	}
+	return fd, nil
+}
+
+func bindUDP(addr netip.AddrPort, when func(fd int) error) (int, error) {
 	fd, err := udpSocket(addr.Addr())
 	if err != nil {
 		return -1, err
@@ -39,6 +48,7 @@ func bindUDP(addr netip.AddrPort) (int, error) {
 	return ownedUnless(fd, errors.Join(
 		dualStack(fd, addr.Addr()),
 		askLocalAddress(fd, family(addr.Addr())),
+		when(fd),
 		unix.Bind(fd, sockaddr(addr))))
 }
 
