@@ -82,16 +82,27 @@ func (e Engine) environ(also ...string) []string {
 	return append(os.Environ(), "PATH="+path)
 }
 
-// command runs dockerd in a host's network namespace and a mount namespace of its own. With the
-// machine's /sys the engine waits 20 ms for a port state file at every start; `ip netns exec` would
-// hide the cgroups. Its mounts are shared, as they are where systemd runs, so that a container can be told
-// of namespaces that the engine mounts. The empty /run/containerd keeps it from using a containerd of the machine.
+// command runs dockerd in a host's network namespace and a mount namespace of its own, the same at every start, as where
+// the machine has one. The socket that it is given is descriptor 3.
 func (e Engine) command(h *Host, args ...string) *exec.Cmd {
-	const enter = `mount --rbind /sys/fs/cgroup "$1" && mount -t sysfs sysfs /sys && mount --rbind "$1" /sys/fs/cgroup &&
-		mkdir -p /run/containerd && mount -t tmpfs tmpfs /run/containerd && mount --make-rshared / || exit 1
-		shift; exec dockerd "$@"`
-	argv := []string{"--net=" + h.lab.net.path(h.Name), "unshare", "--mount", "sh", "-c", enter, "dockerd", h.path("cgroup")}
+	argv := []string{"--net=" + h.lab.net.path(h.Name)}
+	if h.mounts == nil {
+		argv = append(argv, "unshare", "--mount", "sh", "-c", furnish+activate, "dockerd", h.path("cgroup"))
+	} else {
+		argv = append(argv, fmt.Sprintf("--mount=/proc/%d/fd/%d", os.Getpid(), h.mounts.Fd()), "sh", "-c", activate, "dockerd", "")
+	}
 	cmd := exec.Command("nsenter", append(argv, args...)...)
 	cmd.Env = e.environ()
 	return cmd
 }
+
+// furnish makes what dockerd needs in its new mount namespace. With the machine's /sys the engine waits 20 ms for a port
+// state file at every start; `ip netns exec` would hide the cgroups. Its mounts are shared, as they are where systemd
+// runs, so that a container can be told of namespaces that the engine mounts. The empty /run/containerd keeps it from
+// using a containerd of the machine.
+const furnish = `mount --rbind /sys/fs/cgroup "$1" && mount -t sysfs sysfs /sys && mount --rbind "$1" /sys/fs/cgroup &&
+	mkdir -p /run/containerd && mount -t tmpfs tmpfs /run/containerd && mount --make-rshared / || exit 1
+	`
+
+// activate passes the socket on, as sd_listen_fds(3) has it.
+const activate = `shift; LISTEN_PID=$$ LISTEN_FDS=1 exec dockerd "$@"`

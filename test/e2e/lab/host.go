@@ -23,6 +23,8 @@ type Host struct {
 
 	lab     *Lab
 	dir     string
+	api     *os.File // the API socket, listening
+	mounts  *os.File // the mount namespace of the first dockerd, for those that come after it; nil: none ran
 	dockerd *exec.Cmd
 	exited  chan struct{} // closed when dockerd has ended
 }
@@ -70,37 +72,103 @@ func (h *Host) Dial(ctx context.Context, network, address string) (net.Conn, err
 	return dialInside(ctx, h.lab.net.path(h.Name), network, address)
 }
 
-func (h *Host) startDocker(ctx context.Context) error {
+// prepare makes what the engine finds at each of its starts: its folders, a configuration, and its API socket, which
+// stays while it is down, as it does where systemd has it for Docker's own unit (docker.socket).
+func (h *Host) prepare() error {
 	for _, dir := range []string{h.path("cgroup"), h.path("client")} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return fmt.Errorf("make host folder: %w", err)
 		}
 	}
 	// Without one of its own the engine reads the machine's /etc/docker/daemon.json.
-	if err := os.WriteFile(h.path("daemon.json"), []byte("{}\n"), 0o600); err != nil {
-		return fmt.Errorf("write engine configuration: %w", err)
+	if err := h.configure("{}\n"); err != nil {
+		return err
 	}
-	log, err := os.Create(h.path("log"))
+	return h.RenewSocket()
+}
+
+// RenewSocket makes the API socket of an engine that does not run, anew as one does by itself where there is no systemd.
+func (h *Host) RenewSocket() error {
+	_ = h.api.Close() // of nil, too
+	_ = os.Remove(h.Socket)
+	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: h.Socket, Net: "unix"})
 	if err != nil {
-		return fmt.Errorf("create engine log: %w", err)
+		return fmt.Errorf("make API socket: %w", err)
+	}
+	defer listener.Close()
+	listener.SetUnlinkOnClose(false)
+	if h.api, err = listener.File(); err == nil {
+		err = os.Chmod(h.Socket, 0o660)
+	}
+	if err != nil {
+		return fmt.Errorf("make API socket: %w", err)
+	}
+	return nil
+}
+
+func (h *Host) startDocker(ctx context.Context) error {
+	if err := h.prepare(); err != nil {
+		return err
+	}
+	if err := h.StartEngine(ctx); err != nil {
+		return err
+	}
+	mounts, err := os.Open(fmt.Sprintf("/proc/%d/ns/mnt", h.dockerd.Process.Pid))
+	if err != nil {
+		return fmt.Errorf("keep mounts of dockerd: %w", err)
+	}
+	h.mounts = mounts
+	return nil
+}
+
+// StartEngine starts the engine, the first time or after StopEngine, and waits until it answers.
+func (h *Host) StartEngine(ctx context.Context) error {
+	log, err := os.OpenFile(h.path("log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return fmt.Errorf("open engine log: %w", err)
 	}
 	defer log.Close()
 	h.dockerd = h.lab.Engine.command(h, "--config-file", h.path("daemon.json"), "--data-root", h.path("data"),
-		"--exec-root", h.path("exec"), "--pidfile", h.path("dockerd.pid"), "-H", "unix://"+h.Socket, "--bip", "172.17.0.1/16")
+		"--exec-root", h.path("exec"), "--pidfile", h.path("dockerd.pid"), "-H", "fd://", "--bip", "172.17.0.1/16")
 	h.dockerd.Stdout, h.dockerd.Stderr = log, log
+	h.dockerd.ExtraFiles = []*os.File{h.api}
 	// A Ctrl-C is for the test, which then ends its engines in order.
 	h.dockerd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := h.dockerd.Start(); err != nil {
 		return fmt.Errorf("start dockerd: %w", err)
 	}
 	h.exited = make(chan struct{})
-	go h.reap()
+	go reap(h.dockerd, h.exited)
 	return h.awaitDocker(ctx)
 }
 
-func (h *Host) reap() {
-	_ = h.dockerd.Wait()
-	close(h.exited)
+func reap(dockerd *exec.Cmd, exited chan struct{}) {
+	_ = dockerd.Wait()
+	close(exited)
+}
+
+// Runs tells whether the engine does.
+func (h *Host) Runs() bool {
+	select {
+	case <-h.exited:
+		return false
+	default:
+		return true
+	}
+}
+
+// StopEngine ends the engine as systemctl stop does, and its containers unless it has live-restore. It may be called
+// where it has ended.
+func (h *Host) StopEngine(ctx context.Context) error {
+	_ = h.dockerd.Process.Signal(syscall.SIGTERM)
+	select {
+	case <-h.exited:
+		return nil
+	case <-ctx.Done():
+		_ = h.dockerd.Process.Kill()
+		<-h.exited
+		return errors.New("dockerd did not end in time after SIGTERM")
+	}
 }
 
 func (h *Host) awaitDocker(ctx context.Context) error {
@@ -153,14 +221,9 @@ func (h *Host) stopDocker() error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	err := h.removeAll(ctx, "ps -aq", "rm -f -v")
-	_ = h.dockerd.Process.Signal(syscall.SIGTERM)
-	select {
-	case <-h.exited:
-	case <-ctx.Done():
-		err = errors.Join(err, errors.New("dockerd did not end within 30 s of SIGTERM"))
-		_ = h.dockerd.Process.Kill()
-		<-h.exited
+	err := errors.Join(h.removeAll(ctx, "ps -aq", "rm -f -v"), h.StopEngine(ctx))
+	for _, f := range []*os.File{h.api, h.mounts} {
+		_ = f.Close() // of nil, too
 	}
 	return err
 }

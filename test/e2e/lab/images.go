@@ -27,6 +27,8 @@ type Image struct {
 	Files []string
 	// Scripts go into /bin, by name.
 	Scripts map[string]string
+	// Bare is an applet of busybox, a static program, that is all the image has: no shell either.
+	Bare string
 	// Changes are Dockerfile instructions, such as CMD.
 	Changes []string
 }
@@ -78,6 +80,10 @@ func (h *Host) Import(ctx context.Context, image Image) error {
 func rootFS(ctx context.Context, image Image) (*bytes.Buffer, error) {
 	var buf bytes.Buffer
 	w := tarball{tar.NewWriter(&buf)}
+	if image.Bare != "" {
+		found, err := lookPath("busybox")
+		return &buf, errors.Join(err, w.file(image.Bare, found), w.Close())
+	}
 	err := errors.Join(w.skeleton(), w.busybox(), w.programs(ctx, image), w.files(image.Files), w.scripts(image.Scripts), w.Close())
 	return &buf, err
 }

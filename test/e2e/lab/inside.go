@@ -1,7 +1,9 @@
 package lab
 
 import (
+	"context"
 	"fmt"
+	"net"
 	"os/exec"
 )
 
@@ -11,4 +13,10 @@ func (h *Host) Inside(args ...string) *exec.Cmd {
 	cmd := exec.Command("nsenter", append([]string{fmt.Sprintf("--target=%d", h.dockerd.Process.Pid), "--mount", "--net"}, args...)...)
 	cmd.Env = h.Environ()
 	return cmd
+}
+
+// DialIn connects from where the process with this number is, as the application of a container would. address must be
+// numeric.
+func (h *Host) DialIn(ctx context.Context, pid, network, address string) (net.Conn, error) {
+	return dialInside(ctx, "/proc/"+pid+"/ns/net", network, address)
 }
