@@ -79,11 +79,7 @@ func TestAgentLiveRestore(t *testing.T) {
 		goesOn()
 		end := make(chan struct{})
 		p := a.ping("web", end)
-		more := func() {
-			t.Helper()
-			want := p.answered.Load() + 300
-			testnet.Await(t, "answers", func() bool { return p.answered.Load() >= want })
-		}
+		more := func() { p.await(t, 300) }
 		more()
 		a.restartEngine(func() {
 			more()

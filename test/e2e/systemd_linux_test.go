@@ -32,10 +32,7 @@ type service struct {
 
 func (h host) asService() *service {
 	h.t.Helper()
-	s := &service{host: h, manager: systemdtest.Play(h.t), program: filepath.Join(h.t.TempDir(), "legate")}
-	if out, err := exec.Command("go", "build", "-o", s.program, "legate/cmd/legate").CombinedOutput(); err != nil {
-		h.t.Fatalf("build: %v\n%s", err, out)
-	}
+	s := &service{host: h, manager: systemdtest.Play(h.t), program: filepath.Join(h.program(), "legate")}
 	h.t.Cleanup(func() {
 		s.end(syscall.SIGKILL)
 		if h.t.Failed() {
@@ -44,6 +41,16 @@ func (h host) asService() *service {
 	})
 	s.begin()
 	return s
+}
+
+// program is a folder with legate in it.
+func (h host) program() string {
+	h.t.Helper()
+	dir := h.t.TempDir()
+	if out, err := exec.Command("go", "build", "-o", dir, "legate/cmd/legate").CombinedOutput(); err != nil {
+		h.t.Fatalf("build: %v\n%s", err, out)
+	}
+	return dir
 }
 
 func (s *service) begin() {
@@ -103,6 +110,13 @@ func (h host) ping(container string, end <-chan struct{}) *pingers {
 	return p
 }
 
+// await waits for so many more answers.
+func (p *pingers) await(t *testing.T, n int64) {
+	t.Helper()
+	want := p.answered.Load() + n
+	testnet.Await(t, "answers", func() bool { return p.answered.Load() >= want })
+}
+
 func (p *pingers) connect() {
 	c, err := net.DialTimeout("tcp", "127.0.0.1:6379", testnet.Patience)
 	switch {
@@ -152,11 +166,7 @@ func TestAgentUnderSystemd(t *testing.T) {
 
 		end := make(chan struct{})
 		p := a.ping("web", end)
-		more := func() {
-			t.Helper()
-			want := p.answered.Load() + 500
-			testnet.Await(t, "answers", func() bool { return p.answered.Load() >= want })
-		}
+		more := func() { p.await(t, 500) }
 		more()
 		for range 3 {
 			s.end(syscall.SIGTERM)

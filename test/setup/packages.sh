@@ -30,7 +30,7 @@ needs() {
 		/usr/lib/postgresql/*/bin/initdb|postgresql|PostgreSQL primaries and standbys whose health is checked
 		mariadbd|mariadb-server-core|a MySQL server whose health is checked
 		/usr/lib/nginx/modules/ngx_stream_module.so|libnginx-mod-stream|nginx as a proxy of streams
-		systemd-analyze|systemd|what is wrong with the systemd units, and how much they leave open
+		systemd-analyze|systemd|what is wrong with the systemd units, and how much they leave open; the agent under its own
 		strace|strace|proof that bulk data is spliced, and counts of system calls
 		gcc|gcc|the race detector and runc
 		/usr/include/stdlib.h|libc6-dev|the race detector and runc
