@@ -145,6 +145,7 @@ type watch struct {
 	unfound  map[string]unfound      // by container; guarded by the agent's mu
 	waiting  []*starting             // containers that start when they have their links
 	lost     error                   // the engine
+	decided  *spec.Wish              // what was set last; nil: nothing yet
 }
 
 // regret is how long the engine is left alone after it was lost.
@@ -222,10 +223,17 @@ func (w *watch) run() {
 }
 
 // hear takes in that containers changed, or that nobody can tell: links then
-// stay as they are.
+// stay as they are, with a word of why containers that come get none. Before
+// there are any it says nothing: that they are not known yet is not that there
+// are none.
 func (w *watch) hear(err error) {
 	if err != nil && w.lost == nil {
 		w.cfg.Log.Warn("the engine is lost; links stay as they are", "error", err)
+	}
+	if err != nil && w.decided != nil && (w.lost == nil || w.lost.Error() != err.Error()) {
+		wish := *w.decided
+		wish.Warnings = append(slices.Clip(wish.Warnings), "the engine is lost, and links stay as they are: "+advise(err))
+		w.set(wish)
 	}
 	w.lost = err
 }

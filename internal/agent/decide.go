@@ -60,6 +60,7 @@ func (w *watch) decide() {
 	w.servers, w.at = servers, owners(all)
 	w.mu.Unlock()
 	w.ways.Store(&ways)
+	w.decided = &wish
 	w.set(wish)
 	w.answer(all)
 }

@@ -15,7 +15,13 @@ func (h host) startAgent(flags ...string) {
 // runAgent gives a container of the image all that an agent needs.
 func (h host) runAgent(name string, command ...string) {
 	h.t.Helper()
-	h.docker(h.Agent(name, command...)...)
+	h.awaitAgent(name, h.Agent(name, command...))
+}
+
+// awaitAgent types that command, and returns when the agent sees namespaces.
+func (h host) awaitAgent(name string, run []string) {
+	h.t.Helper()
+	h.docker(run...)
 	eventually(h.t, 20*time.Second, func() (bool, string) {
 		log, err := h.tryCombined("docker logs " + name)
 		return strings.Contains(log, "links are open before a container's first instruction"), log + errText(err)

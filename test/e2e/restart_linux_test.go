@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -96,14 +97,24 @@ func TestAgentLiveRestore(t *testing.T) {
 		}
 
 		// Where there is no systemd the engine makes its socket anew, and only what has the directory finds it.
-		a.run("docker rm -f agent")
-		a.startAgentAt(" -v " + filepath.Dir(a.Socket) + ":/engine -e DOCKER_HOST=unix:///engine/" + filepath.Base(a.Socket) + " ")
-		a.awaitWhoIn("web", "-h 127.0.0.1", "redis")
-		a.restartEngine(func() {
+		anew := func() {
 			if err := a.RenewSocket(); err != nil {
 				t.Error(err)
 			}
+		}
+		a.restartEngine(anew)
+		eventually(t, 20*time.Second, func() (bool, string) {
+			status := a.run("docker exec agent legate status")
+			return strings.Contains(status, "the engine is lost, and links stay as they are") && strings.Contains(status, "mount the socket's directory"), status
 		})
+		if who := a.whoIn("web", "-h 127.0.0.1"); who != "redis" {
+			t.Errorf("with the engine lost it is served by %q", who)
+		}
+		a.run("docker rm -f agent")
+		at := []string{"-v", filepath.Dir(a.Socket) + ":/engine", "-e", "DOCKER_HOST=unix:///engine/" + filepath.Base(a.Socket)}
+		a.awaitAgent("agent", slices.Insert(a.Agent("agent", "agent"), len([]string{"run", "-d"}), at...))
+		a.awaitWhoIn("web", "-h 127.0.0.1", "redis")
+		a.restartEngine(anew)
 		a.newcomer()
 	})
 }
