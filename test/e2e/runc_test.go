@@ -25,7 +25,13 @@ func withRuntimes(t *testing.T, h host) runtimeHost {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	t.Cleanup(func() {
+		// First the containers: without their runtime Engine 20.10 says that it has removed them, and they run on.
+		for id := range strings.FieldsSeq(h.run("docker ps -aq")) {
+			h.run("docker rm -f " + id)
+		}
+		os.RemoveAll(dir)
+	})
 	program := filepath.Join(dir, "legate-runc")
 	if out, err := exec.Command("go", "build", "-o", program, "legate/cmd/legate").CombinedOutput(); err != nil {
 		t.Fatalf("build: %v\n%s", err, out)
