@@ -6,6 +6,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"log/slog"
 	"maps"
 	"net/netip"
@@ -104,8 +105,8 @@ func (a *Agent) Watch(ctx context.Context, set func(spec.Wish)) error {
 	w := &watch{
 		Agent: a, set: set, life: life,
 		found: make(chan intercept.Found, 16), ended: make(chan *space, 16), told: make(chan error, 1), states: make(chan error, 1),
-		learned: make(chan variables, asksAtOnce),
-		images:  map[string]docker.Image{}, wordings: map[string]wording{},
+		learned: make(chan variables, asksAtOnce), questions: make(chan struct{}, asksAtOnce),
+		images: map[string]docker.Image{}, wordings: map[string]wording{},
 		asked:   map[string]bool{},
 		unfound: map[string]unfound{},
 	}
@@ -138,6 +139,8 @@ type watch struct {
 	told    chan error // of the table: nil is news, an error the loss of the engine
 	states  chan error // of the directory of namespaces
 	learned chan variables
+	// questions are those to the engine about single containers.
+	questions chan struct{}
 
 	images   map[string]docker.Image // by id
 	wordings map[string]wording      // by container
@@ -145,6 +148,7 @@ type watch struct {
 	unfound  map[string]unfound      // by container; guarded by the agent's mu
 	waiting  []*starting             // containers that start when they have their links
 	lost     error                   // the engine
+	heard    bool                    // the engine's containers are known, or were
 	decided  *spec.Wish              // what was set last; nil: nothing yet
 }
 
@@ -216,7 +220,7 @@ func (w *watch) run() {
 		w.admit()
 		// What came together is decided together: a hundred containers that
 		// start are not a hundred times all links.
-		if len(w.found)+len(w.ended)+len(w.states)+len(w.told)+len(w.learned) == 0 && w.lost == nil {
+		if len(w.found)+len(w.ended)+len(w.states)+len(w.told)+len(w.learned) == 0 && w.lost == nil && w.heard {
 			w.decide()
 		}
 	}
@@ -236,6 +240,7 @@ func (w *watch) hear(err error) {
 		w.set(wish)
 	}
 	w.lost = err
+	w.heard = w.heard || err == nil
 }
 
 // note says how soon links will be open, once for each change of that.
@@ -269,8 +274,9 @@ func (w *watch) enter(f intercept.Found) {
 	}
 	s := &space{container: f.Container, ns: f.Namespace, opened: map[string]time.Time{}}
 	forget, err := w.life.Watch(f.PID, f.Namespace, func() { hand(w.ctx, w.ended, s) })
-	if err != nil { // it has ended already
+	if err != nil {
 		_ = f.Namespace.Close()
+		w.unwatched(f.Container, err)
 		return
 	}
 	s.forget = forget
@@ -278,6 +284,21 @@ func (w *watch) enter(f intercept.Found) {
 	w.mu.Lock()
 	w.spaces[s.container] = s
 	w.mu.Unlock()
+}
+
+// unwatched notes that the end of a container would not be noticed. It may have
+// ended already; else each look at it would fail like this one.
+func (w *watch) unwatched(id string, err error) {
+	if errors.Is(err, fs.ErrNotExist) {
+		return
+	}
+	w.asked[id] = true
+	w.running.Go(func() {
+		w.mu.Lock()
+		before := w.unfound[id]
+		w.mu.Unlock()
+		hand(w.ctx, w.found, w.miss(id, before, err))
+	})
 }
 
 // leave lets a namespace go. Its sockets, which would keep it alive, are closed

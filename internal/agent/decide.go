@@ -28,7 +28,8 @@ func (w *watch) decide() {
 			continue
 		}
 		who := describe(c, image)
-		if of := w.tenantOf(c); of != c { // it reaches what its landlord reaches
+		of := w.tenantOf(c)
+		if of != c { // it reaches what its landlord reaches
 			who.Networks, who.OnHost = joined(of), of.Mode == "host"
 		}
 		servers[c.ID] = who.Own(image.Labels, w.cfg.Labels.TrustImageLabels)
@@ -41,14 +42,16 @@ func (w *watch) decide() {
 		if !w.opens() {
 			continue
 		}
-		where := w.home(c)
+		where, asks := w.home(c), spec.AsksForLinks(c.Labels)
 		switch {
 		case where != nil && w.enters:
 			ways[c.ID] = way{where.ns.ID(), where.ns.Socket}
-		case where == nil && c.Runs() && !who.OnHost:
-			w.ask(w.tenantOf(c), spec.AsksForLinks(c.Labels), &wish)
+		case where == nil && c.Runs() && !who.OnHost && asks && !of.Runs():
+			wish.Warnings = append(wish.Warnings, fmt.Sprintf("container %s has no links: the one whose network it lives in does not run; start that, then it", c.Name))
+		case where == nil && of.Runs() && !who.OnHost && (asks || w.enters):
+			w.ask(of, c.Name, asks, &wish)
 		}
-		if spec.AsksForLinks(c.Labels) {
+		if asks {
 			w.decideFor(c, where, who, image, &wish)
 		}
 	}

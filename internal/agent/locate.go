@@ -32,15 +32,15 @@ func (u unfound) pause() time.Duration {
 }
 
 // ask finds the namespace of a container that runs, and that nobody saw
-// appear. The engine is slow to answer about one that it just starts. For one
-// that is only reached there, not wanted for links in it, it gives up.
-func (w *watch) ask(c *docker.Container, forLinks bool, wish *spec.Wish) {
+// appear, for one that lives there. The engine is slow to answer about one that
+// it just starts. Where no link is wanted there, it gives up.
+func (w *watch) ask(c *docker.Container, lives string, forLinks bool, wish *spec.Wish) {
 	w.mu.Lock()
 	before := w.unfound[c.ID]
 	w.mu.Unlock()
 	surely := before.tries >= surelyUnfound
 	if surely && forLinks {
-		wish.Warnings = append(wish.Warnings, fmt.Sprintf("container %s has no links: its network namespace was not found: %v", c.Name, advise(before.err)))
+		wish.Warnings = append(wish.Warnings, fmt.Sprintf("container %s has no links: its network namespace was not found: %v", lives, advise(before.err)))
 	}
 	if w.asked[c.ID] || surely && !forLinks {
 		return
@@ -48,7 +48,11 @@ func (w *watch) ask(c *docker.Container, forLinks bool, wish *spec.Wish) {
 	w.asked[c.ID] = true
 	id := c.ID
 	w.running.Go(func() {
+		if !hand(w.ctx, w.questions, struct{}{}) {
+			return
+		}
 		f, err := w.locate(w.ctx, id)
+		<-w.questions
 		if err != nil {
 			f = w.miss(id, before, err)
 		}

@@ -26,13 +26,13 @@ func TestAsk_TellsWhatToDoAboutAContainerThatIsNotFound(t *testing.T) {
 	missing := unfound{surelyUnfound, spec.Errorf("run the agent with --pid host", "its process 7 is not seen here")}
 	w := &watch{Agent: New(Config{}), asked: map[string]bool{"id": true}, unfound: map[string]unfound{"id": missing}}
 	var wish spec.Wish
-	w.ask(&docker.Container{ID: "id", Name: "web"}, true, &wish)
+	w.ask(&docker.Container{ID: "id", Name: "landlord"}, "web", true, &wish)
 	const want = "container web has no links: its network namespace was not found: its process 7 is not seen here; run the agent with --pid host"
 	if len(wish.Warnings) != 1 || wish.Warnings[0] != want {
 		t.Errorf("it warns %q, want %q", wish.Warnings, want)
 	}
 	wish, w.unfound["id"] = spec.Wish{}, unfound{tries: 1, err: errNotRunning}
-	if w.ask(&docker.Container{ID: "id"}, true, &wish); wish.Warnings != nil {
+	if w.ask(&docker.Container{ID: "id"}, "web", true, &wish); wish.Warnings != nil {
 		t.Errorf("of one that just starts it warns %q", wish.Warnings)
 	}
 }

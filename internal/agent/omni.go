@@ -22,8 +22,6 @@ var ErrNotYet = errors.New("not known yet")
 // there. A container's variables never change, so they are asked for once, and
 // always beside the rest: the engine does not answer about one that it starts.
 type omni struct {
-	turns chan struct{} // of those who ask the engine
-
 	// The goroutine that decides owns these.
 	variables  map[string][]string // by container id
 	asking     map[string]bool
@@ -57,7 +55,7 @@ const asksAtOnce = 8
 
 func newOmni() *omni {
 	return &omni{
-		turns: make(chan struct{}, asksAtOnce), variables: map[string][]string{}, asking: map[string]bool{},
+		variables: map[string][]string{}, asking: map[string]bool{},
 	}
 }
 
@@ -181,12 +179,12 @@ func (w *watch) askVariables(id string) {
 	}
 	o.asking[id] = true
 	w.running.Go(func() {
-		if !hand(w.ctx, o.turns, struct{}{}) {
+		if !hand(w.ctx, w.questions, struct{}{}) {
 			return
 		}
 		v := variables{id: id}
 		v.list, v.err = w.readVariables(w.ctx, id)
-		<-o.turns
+		<-w.questions
 		if v.err != nil {
 			select {
 			case <-w.ctx.Done():

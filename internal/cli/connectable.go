@@ -38,10 +38,11 @@ func asConnectable(p Process, run *cobra.Command, unlinked error) error {
 	return a.run(a.command, nil)
 }
 
-// copyFlags sets those that were given and that both have.
+// copyFlags sets those that were given and that both have, but for a password: it
+// does not show itself, and is sent to no server that a container names.
 func copyFlags(to, from *pflag.FlagSet) (err error) {
 	from.Visit(func(f *pflag.Flag) {
-		if to.Lookup(f.Name) != nil && err == nil {
+		if to.Lookup(f.Name) != nil && f.Name != "check-password" && err == nil {
 			err = to.Set(f.Name, f.Value.String())
 		}
 	})

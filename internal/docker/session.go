@@ -52,7 +52,7 @@ type session struct {
 	// each event the last container of many would have to wait for all of them.
 	asking  sync.WaitGroup
 	asked   bool
-	gone    map[string]bool // containers that were removed since it was asked
+	ended   map[string]bool // containers that died or were removed since it was asked
 	answers chan answer     // capacity one
 }
 
@@ -68,7 +68,7 @@ type answer struct {
 func newSession(t *Table) *session {
 	s := &session{
 		table: t, done: make(chan struct{}), seen: make(chan string), answers: make(chan answer, 1),
-		due: map[string][]time.Time{}, died: map[string]time.Time{}, gone: map[string]bool{},
+		due: map[string][]time.Time{}, died: map[string]time.Time{}, ended: map[string]bool{},
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s
@@ -163,6 +163,7 @@ func (s *session) note(m events.Message, now time.Time) {
 	switch m.Action {
 	case events.ActionDie:
 		s.died[id] = now
+		s.ended[id] = true
 		delete(s.due, id)
 		s.due[id] = []time.Time{now.Add(deadFor + 100*time.Millisecond)}
 		s.dead(id)
@@ -170,7 +171,7 @@ func (s *session) note(m events.Message, now time.Time) {
 	case events.ActionDestroy:
 		delete(s.due, id)
 		delete(s.died, id)
-		s.gone[id] = true
+		s.ended[id] = true
 		s.change(func(t *Table) { t.remove(id) })
 		return
 	case events.ActionStart:
@@ -231,7 +232,7 @@ func (s *session) ask(now time.Time) {
 		return
 	}
 	s.whole, s.asked = false, true
-	clear(s.gone)
+	clear(s.ended)
 	s.asking.Go(func() {
 		a.found, a.err = s.client.list(s.ctx, a.ids)
 		s.answers <- a
@@ -253,7 +254,8 @@ func (s *session) takeDue(now time.Time) (ids []string) {
 	return ids
 }
 
-// hear records an answer. Who was removed while it was under way is not back.
+// hear records an answer. Of who ended while it was under way it says nothing,
+// also if that one has been started again.
 func (s *session) hear(a answer) error {
 	s.asked = false
 	if a.err != nil {
@@ -265,7 +267,7 @@ func (s *session) hear(a answer) error {
 	}
 	s.change(func(t *Table) {
 		for _, id := range ids {
-			if !s.gone[id] {
+			if !s.ended[id] {
 				s.learn(t, id, a.found[id], a.at)
 			}
 		}

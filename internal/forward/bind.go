@@ -36,7 +36,9 @@ func BindOr(s spec.Link, take func(spec.Protocol, netip.AddrPort) (fd int, ok bo
 		if i > 0 && errors.Is(err, syscall.EADDRNOTAVAIL) {
 			// Localhost without ::1, as in containers that are in no network of
 			// IPv6. They have it once they get into one.
-			fd, err = bindAhead(s.Listen.Protocol, a)
+			if fd, err = bindAhead(s.Listen.Protocol, a); err != nil && !errors.Is(err, syscall.EADDRINUSE) {
+				break // a kernel that cannot: without ::1, as before
+			}
 		}
 		if i > 0 && errors.Is(err, syscall.EAFNOSUPPORT) {
 			break

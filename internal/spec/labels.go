@@ -77,6 +77,9 @@ func checkSource(s string) error {
 	if !is {
 		return CheckWord(s, SourceDocker, SourceConsul, SourceDNS, etcdStore+"PATH", consulStore+"PATH")
 	}
+	if strings.ContainsAny(store.Path, "?%") {
+		return Errorf("write the path alone: etcd:///services", "%q is more than the path of a key", s)
+	}
 	return checkKey(store.Path)
 }
 
@@ -102,8 +105,12 @@ func wordIn(source, word string) Target {
 	return Target{Source: source, Host: word}
 }
 
-// Chosen tells whether a target is one of the operator's sources.
+// Chosen tells whether a target is one of the operator's sources. A dotted name
+// is its container's choice, whatever a name server makes of it.
 func (o LabelConfig) Chosen(t Target) bool {
+	if t.Source == SourceDNS && strings.Contains(t.Host, ".") {
+		return false
+	}
 	return slices.ContainsFunc(o.Sources, func(source string) bool {
 		store, is := storeOf(source)
 		return is && t.Source == store.Source && t.Host == "" && strings.HasPrefix(t.Path, store.Path+"/") || source == t.Source

@@ -284,7 +284,7 @@ func TestContainerLinks_BareWordsGoThroughTheSources(t *testing.T) {
 			t.Errorf("%s: a swap leads to %v (%v)", c.label, swapped, err)
 		}
 	}
-	for _, bad := range []string{"", "docker,", "etcd", "docker,docker", "Docker", "docker, consul", "etcd://", "etcd:///", "etcd:///a/", "etcd://host:1/a", "consul:///a,consul:///a"} {
+	for _, bad := range []string{"", "docker,", "etcd", "docker,docker", "Docker", "docker, consul", "etcd://", "etcd:///", "etcd:///a/", "etcd://host:1/a", "consul:///a,consul:///a", "consul:///a?dc=b", "etcd:///a%2Cb"} {
 		if list, err := spec.ParseSources(bad); err == nil {
 			t.Errorf("%q: got %q", bad, list)
 		}
@@ -292,7 +292,7 @@ func TestContainerLinks_BareWordsGoThroughTheSources(t *testing.T) {
 }
 
 func TestLabelConfig_ChosenIsWhatTheOperatorNamed(t *testing.T) {
-	o := spec.LabelConfig{Sources: []string{"consul", "etcd:///services"}}
+	o := spec.LabelConfig{Sources: []string{"consul", "etcd:///services", "dns"}}
 	for target, want := range map[spec.Target]bool{
 		{Source: spec.SourceConsul, Host: "redis"}:                             true,
 		{Source: spec.SourceDocker, Host: "redis"}:                             false,
@@ -303,6 +303,8 @@ func TestLabelConfig_ChosenIsWhatTheOperatorNamed(t *testing.T) {
 		{Source: spec.SourceEtcd, Path: "secrets/redis"}:                       false,
 		{Source: spec.SourceEtcd, Path: "services/redis", Host: "10.0.0.1:79"}: false,
 		{Source: spec.SourceConsulKV, Path: "services/redis"}:                  false,
+		{Source: spec.SourceDNS, Host: "redis", Port: 1}:                       true,
+		{Source: spec.SourceDNS, Host: "192.168.1.52.nip.io", Port: 22}:        false,
 	} {
 		if o.Chosen(target) != want {
 			t.Errorf("%v: chosen %t", target, !want)
