@@ -8,7 +8,6 @@ import (
 	"errors"
 	"io/fs"
 	"log/slog"
-	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -96,7 +95,8 @@ func (a *Agent) Enters() bool { return a.enters }
 func (a *Agent) opens() bool { return a.enters || a.omni == nil }
 
 // Watch sets the links that the containers ask for, soon and after every
-// change, until ctx ends. While the engine is lost they stay as they are.
+// change, until ctx ends. While the engine is lost they stay as they are. It is
+// called once.
 func (a *Agent) Watch(ctx context.Context, set func(spec.Wish)) error {
 	life, err := intercept.NewLife()
 	if err != nil {
@@ -317,13 +317,8 @@ func (w *watch) leave(s *space) {
 	_ = s.ns.Close()
 }
 
+// releaseAll gives back what came too late.
 func (w *watch) releaseAll() {
-	w.mu.Lock()
-	left := slices.Collect(maps.Values(w.spaces))
-	w.mu.Unlock()
-	for _, s := range left {
-		w.leave(s)
-	}
 	for _, s := range w.waiting {
 		s.release()
 	}
@@ -336,5 +331,16 @@ func (w *watch) releaseAll() {
 		default:
 			return
 		}
+	}
+}
+
+// Close lets the namespaces go. Connections go on to be made from inside them
+// after Watch has ended, until those that clients began are served.
+func (a *Agent) Close() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for id, s := range a.spaces {
+		_ = s.ns.Close()
+		delete(a.spaces, id)
 	}
 }

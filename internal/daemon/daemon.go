@@ -372,6 +372,9 @@ func (d *Daemon) dismantle() {
 	done, cancel := context.WithCancel(context.Background())
 	cancel()
 	err := d.forwarder.Close(done)
+	if d.agent != nil {
+		d.agent.Close()
+	}
 	d.discovery.Close()
 	d.pool.Close()
 	if err := errors.Join(ignoreContext(err), d.engine.Close()); err != nil {
