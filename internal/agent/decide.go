@@ -14,58 +14,84 @@ import (
 	"legate/internal/spec"
 )
 
+// decision is what is made of all containers at one moment.
+type decision struct {
+	wish    spec.Wish
+	servers map[string]spec.Container // by id
+	ways    map[string]way            // by id
+}
+
+func (d *decision) warn(format string, args ...any) {
+	d.wish.Warnings = append(d.wish.Warnings, fmt.Sprintf(format, args...))
+}
+
 // decide sets the links of all containers that have a namespace now.
 func (w *watch) decide() {
-	wish := spec.Wish{}
-	servers, ways := map[string]spec.Container{}, map[string]way{}
+	d := &decision{servers: map[string]spec.Container{}, ways: map[string]way{}}
 	all := w.cfg.Table.All()
 	w.forgetImages(all)
 	maps.DeleteFunc(w.wordings, func(id string, _ wording) bool { return w.cfg.Table.Get(id) == nil })
 	for _, c := range all {
-		image, err := w.image(c)
-		if err != nil {
-			wish.Warnings = append(wish.Warnings, fmt.Sprintf("container %s has no links and serves none: its labels cannot be told from those of its image: %v", c.Name, err))
-			continue
-		}
-		who := describe(c, image)
-		of := w.tenantOf(c)
-		if of != c { // it reaches what its landlord reaches
-			who.Networks, who.OnHost = joined(of), of.Mode == "host"
-		}
-		servers[c.ID] = who.Own(image.Labels, w.cfg.Labels.TrustImageLabels)
-		if err := spec.CheckAllow(servers[c.ID]); err != nil {
-			wish.Warnings = append(wish.Warnings, err.Error())
-		}
-		if !c.Runs() {
-			w.forgetUnfound(c.ID) // its next life is looked for anew
-		}
-		if !w.opens() {
-			continue
-		}
-		where, asks := w.home(c), spec.AsksForLinks(c.Labels)
-		switch {
-		case where != nil && w.enters:
-			ways[c.ID] = way{where.ns.ID(), where.ns.Socket}
-		case where == nil && c.Runs() && !who.OnHost && asks && !of.Runs():
-			wish.Warnings = append(wish.Warnings, fmt.Sprintf("container %s has no links: the one whose network it lives in does not run; start that, then it", c.Name))
-		case where == nil && of.Runs() && !who.OnHost && (asks || w.enters):
-			w.ask(of, c.Name, asks, &wish)
-		}
-		if asks {
-			w.decideFor(c, where, who, image, &wish)
-		}
+		w.judge(c, d)
 	}
-	w.decideOmni(all, &wish)
+	w.decideOmni(all, &d.wish)
 	if w.late != nil {
-		wish.Warnings = append(wish.Warnings, "links are opened only after a container has started: "+w.late.Error())
+		d.warn("links are opened only after a container has started: %v", w.late)
 	}
 	w.mu.Lock()
-	w.servers, w.at = servers, owners(all)
+	w.servers, w.at = d.servers, owners(all)
 	w.mu.Unlock()
-	w.ways.Store(&ways)
-	w.decided = &wish
-	w.set(wish)
+	w.ways.Store(&d.ways)
+	w.decided = &d.wish
+	w.set(d.wish)
 	w.answer(all)
+}
+
+// judge decides what a container serves and asks for.
+func (w *watch) judge(c *docker.Container, d *decision) {
+	image, err := w.image(c)
+	if err != nil {
+		d.warn("container %s has no links and serves none: its labels cannot be told from those of its image: %v", c.Name, err)
+		return
+	}
+	who, of := describe(c, image), w.tenantOf(c)
+	if of != c { // it reaches what its landlord reaches
+		who.Networks, who.OnHost = joined(of), of.Mode == "host"
+	}
+	d.servers[c.ID] = who.Own(image.Labels, w.cfg.Labels.TrustImageLabels)
+	if err := spec.CheckAllow(d.servers[c.ID]); err != nil {
+		d.warn("%v", err)
+	}
+	if !c.Runs() {
+		w.forgetUnfound(c.ID) // its next life is looked for anew
+	}
+	if !w.opens() {
+		return
+	}
+	where := w.home(c)
+	if where == nil && !who.OnHost {
+		w.seek(c, of, d)
+	}
+	if where != nil && w.enters {
+		d.ways[c.ID] = way{where.ns.ID(), where.ns.Socket}
+	}
+	if spec.AsksForLinks(c.Labels) {
+		w.decideFor(c, where, who, image, &d.wish)
+	}
+}
+
+// seek asks for the namespace that a container lives in, which is that of
+// another or its own.
+func (w *watch) seek(c, of *docker.Container, d *decision) {
+	asks := spec.AsksForLinks(c.Labels)
+	switch {
+	case !of.Runs():
+		if asks && c.Runs() {
+			d.warn("container %s has no links: the one whose network it lives in does not run; start that, then it", c.Name)
+		}
+	case asks || w.enters:
+		w.ask(of, c.Name, asks, &d.wish)
+	}
 }
 
 // owners tells whose address it is, by container id.
