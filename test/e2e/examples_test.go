@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -96,7 +97,12 @@ func redisMoves(t *testing.T, r registry, image lab.Image) {
 		}
 		w.b.run("docker run -d -P redis:7") // it gets the first port, which Redis has on host A
 		e := w.example(name)
-		for _, l := range e.lines("README.md") {
+		all := e.lines("README.md")
+		removal := slices.IndexFunc(all, func(l line) bool { return l.text == "docker rm -f agent" })
+		if removal < 0 {
+			t.Fatal("the example does not say how to remove it")
+		}
+		for _, l := range all[:removal] {
 			e.types(l)
 		}
 		client := writer{w.b, "web", regexp.MustCompile(`^\d+$`).MatchString}
@@ -107,6 +113,12 @@ func redisMoves(t *testing.T, r registry, image lab.Image) {
 		}
 		if a, b := e.port["192.168.1.52"], e.port["192.168.1.53"]; a == "" || b == "" || a == b {
 			t.Errorf("Redis was published on port %q, then on port %q: want another", a, b)
+		}
+		for _, l := range all[removal:] {
+			e.types(l)
+		}
+		if left := w.a.run("docker ps -aq"); left != "" {
+			t.Errorf("host A is left with containers %s", left)
 		}
 	})
 }
