@@ -236,7 +236,7 @@ func (w *watch) hear(err error) {
 	}
 	if err != nil && w.decided != nil && (w.lost == nil || w.lost.Error() != err.Error()) {
 		wish := *w.decided
-		wish.Warnings = append(slices.Clip(wish.Warnings), "the engine is lost, and links stay as they are: "+advise(err))
+		wish.Warnings = append(slices.Clip(wish.Warnings), "the engine is lost, and links stay as they are: "+spec.WithHint(err))
 		w.set(wish)
 	}
 	w.lost = err

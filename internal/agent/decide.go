@@ -68,22 +68,21 @@ func (w *watch) judge(c *docker.Container, d *decision) {
 	if !w.opens() {
 		return
 	}
-	where := w.home(c)
+	where, asks := w.home(c), spec.AsksForLinks(c.Labels)
 	if where == nil && !who.OnHost {
-		w.seek(c, of, d)
+		w.seek(c, of, asks, d)
 	}
 	if where != nil && w.enters {
 		d.ways[c.ID] = way{where.ns.ID(), where.ns.Socket}
 	}
-	if spec.AsksForLinks(c.Labels) {
+	if asks {
 		w.decideFor(c, where, who, image, &d.wish)
 	}
 }
 
 // seek asks for the namespace that a container lives in, which is that of
-// another or its own.
-func (w *watch) seek(c, of *docker.Container, d *decision) {
-	asks := spec.AsksForLinks(c.Labels)
+// another or its own. asks tells whether it wants links there.
+func (w *watch) seek(c, of *docker.Container, asks bool, d *decision) {
 	switch {
 	case !of.Runs():
 		if asks && c.Runs() {

@@ -40,7 +40,7 @@ func (w *watch) ask(c *docker.Container, lives string, forLinks bool, wish *spec
 	w.mu.Unlock()
 	surely := before.tries >= surelyUnfound
 	if surely && forLinks {
-		wish.Warnings = append(wish.Warnings, fmt.Sprintf("container %s has no links: its network namespace was not found: %v", lives, advise(before.err)))
+		wish.Warnings = append(wish.Warnings, fmt.Sprintf("container %s has no links: its network namespace was not found: %v", lives, spec.WithHint(before.err)))
 	}
 	if w.asked[c.ID] || surely && !forLinks {
 		return
@@ -83,14 +83,6 @@ func (w *watch) miss(id string, before unfound, err error) intercept.Found {
 	}
 	w.unfound[id] = unfound{before.tries + 1, err}
 	return intercept.Found{Container: id}
-}
-
-// advise adds what to do to an error, for where a hint has no place.
-func advise(err error) string {
-	if hint := spec.HintOf(err); hint != "" {
-		return err.Error() + "; " + hint
-	}
-	return err.Error()
 }
 
 var (

@@ -27,7 +27,7 @@ func TestAsk_TellsWhatToDoAboutAContainerThatIsNotFound(t *testing.T) {
 	w := &watch{Agent: New(Config{}), asked: map[string]bool{"id": true}, unfound: map[string]unfound{"id": missing}}
 	var wish spec.Wish
 	w.ask(&docker.Container{ID: "id", Name: "landlord"}, "web", true, &wish)
-	const want = "container web has no links: its network namespace was not found: its process 7 is not seen here; run the agent with --pid host"
+	const want = "container web has no links: its network namespace was not found: its process 7 is not seen here (run the agent with --pid host)"
 	if len(wish.Warnings) != 1 || wish.Warnings[0] != want {
 		t.Errorf("it warns %q, want %q", wish.Warnings, want)
 	}

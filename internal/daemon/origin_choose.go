@@ -53,7 +53,7 @@ func ChooseOrigin(ctx context.Context, c OriginConfig) (Origin, error) {
 	case errors.Is(err, errNoDocker):
 		none.reasons = append(none.reasons, err.Error())
 	case err != nil:
-		none.warnings = append(none.warnings, explain(err))
+		none.warnings = append(none.warnings, spec.WithHint(err))
 	case len(linked.links) > 0:
 		linked.also = warnings
 		return linked, nil
@@ -127,12 +127,4 @@ func (n nothing) error() error {
 	return spec.Errorf("give a link (legate 6379=redis:6379), set LEGATE_LINKS=6379=redis:6379, or start the container with --link redis:redis"+
 		" (on a user-defined network also with -v /var/run/docker.sock:/var/run/docker.sock)",
 		"no link is given, and there is none to be found: %s", why)
-}
-
-// explain gives an error with its hint in one line, for a warning.
-func explain(err error) string {
-	if hint := spec.HintOf(err); hint != "" {
-		return err.Error() + " (" + hint + ")"
-	}
-	return err.Error()
 }

@@ -126,7 +126,7 @@ func (o *dockerOrigin) learn(list []docker.Linked, err error) {
 	o.failed = err
 	o.links, o.warnings = portLinks(o.known, o.parse)
 	if err != nil {
-		o.warnings = append(o.warnings, explain(err))
+		o.warnings = append(o.warnings, spec.WithHint(err))
 	}
 }
 
@@ -151,7 +151,7 @@ func portLinks(known map[string]docker.Linked, parse spec.ParseConfig) (links []
 		}
 		l, err := aliasLink(p, servers[p][0], parse)
 		if err != nil {
-			warnings = append(warnings, explain(err))
+			warnings = append(warnings, spec.WithHint(err))
 			continue
 		}
 		links = append(links, l...)

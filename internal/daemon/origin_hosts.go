@@ -261,7 +261,7 @@ func (o *hostsOrigin) open(number uint16, s *server) {
 	}
 	l, err := aliasLink(port, s.alias, o.parse)
 	if err != nil {
-		o.refuse(explain(err))
+		o.refuse(spec.WithHint(err))
 		return
 	}
 	o.taken[number] = s

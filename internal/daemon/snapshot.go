@@ -107,14 +107,11 @@ func (p *plan) drainedInVain(links []spec.LinkStatus) (warnings []string) {
 // explainRefused says why a link that was asked for is not there.
 func explainRefused(s spec.LinkStatus, caller string) spec.Explanation {
 	x := spec.Explanation{
-		Link: s.Name, Listen: s.Listen, Caller: caller, Target: s.Target, State: s.State,
+		Link: s.Name, Listen: s.Listen, Caller: caller, Target: s.Target,
 		Rule:    fmt.Sprintf("none: what its %s ask for cannot be had", s.Origin),
 		Sources: []spec.SourceStatus{}, Endpoints: []spec.EndpointStatus{},
-		Verdict: "refused: the link does not listen: " + s.Error,
 	}
-	if s.Hint != "" {
-		x.Notes = []string{s.Hint}
-	}
+	x.Refuse(s.Error, s.Hint)
 	return x
 }
 

@@ -27,10 +27,7 @@ func (fw *Forwarder) Explain(name string, c spec.Caller) (spec.Explanation, erro
 		return spec.Explanation{}, fmt.Errorf("explain: no link %q", name)
 	case a.link == nil:
 		x := introduce(a.spec, c)
-		x.State, x.Verdict = spec.StateError, "refused: the link does not listen: "+a.err.Error()
-		if hint := spec.HintOf(a.err); hint != "" {
-			x.Notes = []string{hint}
-		}
+		x.Refuse(a.err.Error(), spec.HintOf(a.err))
 		return x, nil
 	}
 	return a.link.explain(c), nil

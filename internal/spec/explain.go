@@ -28,6 +28,15 @@ type Explanation struct {
 	Attempts  []AttemptStatus  `json:"attempts,omitempty"` // of --connect, in order
 }
 
+// Refuse says that the link does not listen, why, and what to do about it; "":
+// that is not known.
+func (x *Explanation) Refuse(why, hint string) {
+	x.State, x.Verdict = StateError, "refused: the link does not listen: "+why
+	if hint != "" {
+		x.Notes = append(x.Notes, hint)
+	}
+}
+
 // SourceStatus is what the source of one target last said.
 type SourceStatus struct {
 	Target    string     `json:"target"`

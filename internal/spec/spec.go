@@ -279,6 +279,15 @@ func HintOf(err error) string {
 	return ""
 }
 
+// WithHint gives an error with its hint in one line, for where a hint has no
+// place of its own.
+func WithHint(err error) string {
+	if hint := HintOf(err); hint != "" {
+		return err.Error() + " (" + hint + ")"
+	}
+	return err.Error()
+}
+
 // Errorf makes a UserError with the given hint.
 func Errorf(hint, format string, args ...any) error {
 	return &UserError{What: fmt.Sprintf(format, args...), Hint: hint}
