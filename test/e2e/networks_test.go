@@ -135,7 +135,8 @@ func ipv6Later(t *testing.T, a host) {
 	a.awaitWhoIn("later", "-h ::1", "redis")
 }
 
-// A container in a macvlan network cannot reach its own host, but its localhost.
+// A container in a macvlan network cannot reach its own host, but its localhost; and the host cannot reach a server
+// there, but from inside that.
 func macvlan(t *testing.T, a host) {
 	a.run("docker network create --driver macvlan --subnet 10.98.0.0/24 --opt parent=eth0 lan")
 	a.client("lan-web", "--network lan --label connect.6379=open --label connect.6380=docker:redis:6379")
@@ -143,6 +144,13 @@ func macvlan(t *testing.T, a host) {
 	a.awaitDenied("lan-web/6380")
 	if who := a.whoIn("lan-web", "-h "+a.address("open")); who == "open" {
 		t.Error("it reaches the server without a link")
+	}
+	a.redisBorn("lan-redis", "--network", "lan", "--label", "legate.allow=*")
+	a.client("lan-user", "--network backend --label connect.6379=lan-redis")
+	a.awaitWhoIn("lan-user", "-h 127.0.0.1", "lan-redis")
+	if c, err := a.dial(a.address("lan-redis") + ":6379"); err == nil {
+		c.Close()
+		t.Error("the host reaches the server by its address")
 	}
 }
 
