@@ -217,6 +217,7 @@ func TestExplain_SaysWhatTheNextConnectionMeets(t *testing.T) {
 	w.mode(spec.ModeDrain)
 	verdict("refused: the link is drained")
 	w.mode(spec.ModeServe)
+	w.fw.Settle("test")
 	w.point(testnet.RefusingAddr(t, loopback).String())
 	w.dial()
 	w.eventually(held(1))

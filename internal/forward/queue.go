@@ -17,6 +17,10 @@ const maxHeld = 1024
 // noLimit is how long a flow waits for which nobody set an end.
 const noLimit = 365 * 24 * time.Hour
 
+// turnWait is how soon a flow that only waits for those before it is asked
+// again whether that is still so, when its time is over.
+const turnWait = 100 * time.Millisecond
+
 // queue holds the flows of a link that wait, for whatever reason, in order of
 // arrival.
 type queue struct {
@@ -49,8 +53,8 @@ func (l *link) mustWait() bool {
 
 // hold lets the flow wait: for an endpoint no longer than the link's time down
 // allows, for room no longer than the option says, however often the link
-// seems to be up or to have room meanwhile; and as long as the link is paused.
-// It needs mu.
+// seems to be up or to have room meanwhile; as long as the link is paused; and
+// until those before it have gone. It needs mu.
 func (l *link) hold(f *flow) pump.Step {
 	if !f.held {
 		f.waited = l.fw.now()
@@ -94,8 +98,11 @@ func (l *link) patience(f *flow) (time.Time, error) {
 		}
 	}
 	until := since.Add(l.spec.Options.Hold)
-	if l.spec.Mode == spec.ModePause {
+	switch {
+	case l.spec.Mode == spec.ModePause:
 		until = l.fw.at(now + noLimit)
+	case l.moves() && until.Before(l.fw.at(now+turnWait)):
+		until = l.fw.at(now + turnWait)
 	}
 	refuse := l.spec.Options.WhenDown == spec.WhenDownRefuse && !l.downSince.IsZero() && l.spec.Mode != spec.ModePause
 	switch {
@@ -111,6 +118,12 @@ func (l *link) patience(f *flow) (time.Time, error) {
 		return until, ErrHoldFull
 	}
 	return until, nil
+}
+
+// moves tells whether the queue waits for nothing but its own order: hold is
+// the time for an endpoint to come, and one is there.
+func (l *link) moves() bool {
+	return l.spec.Mode == spec.ModeServe && l.downSince.IsZero() && !l.queue.full
 }
 
 // outage is from when the time of hold counts while the link is down: who was

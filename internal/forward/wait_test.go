@@ -183,6 +183,25 @@ func TestPause_HoldsBeyondHoldAndReleasesInOrder(t *testing.T) {
 	}
 }
 
+// Nobody waits for an endpoint after the resume, only for who came before.
+func TestPause_ReleasesAllWithoutHold(t *testing.T) {
+	const n, rounds = 20, 10
+	w := newWorld(t, func(o *spec.Options) { o.Hold = 0 }, testnet.Serve(t, "tcp4", testnet.Echo).String())
+	for range rounds {
+		w.mode(spec.ModePause)
+		clients := make([]net.Conn, n)
+		for i := range clients {
+			clients[i] = w.dial()
+		}
+		w.eventually(waiting(n))
+		w.mode(spec.ModeServe)
+		for _, c := range clients {
+			exchange(t, c, "x")
+			c.Close()
+		}
+	}
+}
+
 func TestPause_LiveConnectionsGoOn(t *testing.T) {
 	w := newWorld(t, nil, testnet.Serve(t, "tcp4", testnet.Echo).String())
 	c := w.dial()
