@@ -158,6 +158,7 @@ func (s *simEpoll) fetch(events []unix.EpollEvent) int {
 // several loops it comes back early, so that the others have their turn.
 func (s *simEpoll) wait(events []unix.EpollEvent, timeout int) int {
 	w := s.w
+	w.longestTurn = max(w.longestTurn, w.now-s.loop.now)
 	w.meanwhile()
 	for w.due() && !w.d.chance(w.jitter) {
 		w.step()

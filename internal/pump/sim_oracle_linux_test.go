@@ -203,7 +203,7 @@ func (f *simFlow) checkGrace(e *simEnd) {
 	if f.phase != simOpen || src == nil || e.dead() || !src.broken() || f.cutErr != nil || f.freezes || w.cutAll > 0 || e.gone || src.gone || e.other.orphan {
 		return
 	}
-	if w.now > max(src.resetAt, src.diedAt, f.openAt)+int64(lingerTime-simTick) {
+	if w.now > max(src.resetAt, src.diedAt, f.openAt)+int64(lingerTime-simTick)-w.longestTurn {
 		return
 	}
 	held := src.carried() + int64(len(e.out.prefix)) - e.written

@@ -48,7 +48,9 @@ type simWorld struct {
 	pattern  *simPattern
 	streams  int
 	turn     int // of all loops
-	trace    []string
+	// longestTurn is how far a loop's clock, which it reads once a turn, was behind.
+	longestTurn int64
+	trace       []string
 }
 
 func (w *simWorld) fail(kind, format string, args ...any) {
