@@ -78,7 +78,7 @@ func TestRun_TellsWhyAnEndpointCannotBeReached(t *testing.T) {
 	}
 	hole := spec.Endpoint{Protocol: spec.TCP, Addr: testnet.BlackHole(t, loopback)}
 	wants(t, impatient(patient(spec.CheckTCP)), hole, "connect: no answer within 200ms")
-	wants(t, patient(spec.CheckTCP), socket("/nonexistent"), "connect: no such file or directory")
+	wants(t, patient(spec.CheckTCP), socket(filepath.Join(t.TempDir(), "none")), "connect: no such file or directory")
 	wants(t, patient(spec.CheckTCP), spec.Endpoint{Protocol: spec.UDP, Addr: refusing.Addr}, `connect: no check for protocol "udp"`)
 }
 

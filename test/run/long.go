@@ -27,7 +27,7 @@ func longRuns(sim, soak string) (all []long, err error) {
 		name, value string
 		run         long
 	}{
-		{"SIM", sim, long{variable: "LEGATE_SIM", pkg: "legate/internal/pump", tests: "^TestSimulation$"}},
+		{"SIM", sim, long{variable: "LEGATE_SIM", pkg: pump, tests: "^TestSimulation$"}},
 		{"SOAK", soak, long{variable: "LEGATE_SOAK", pkg: strain, tests: "."}},
 	} {
 		if l.value == "" {

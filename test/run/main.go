@@ -37,11 +37,12 @@ func run(sim, soak string) error {
 	return err
 }
 
-// Packages that get the machine to themselves: they keep both cores busy, and the timing that other
-// packages measure would be theirs.
+// Packages that are named here.
 const (
+	etcd   = "legate/internal/discover/etcd"
+	pump   = "legate/internal/pump"
 	strain = "legate/test/soak"
-	hosts  = "legate/test/e2e"
+	hosts  = "legate/test/e2e" // and what is below it gets the machine to itself
 )
 
 func testAll() error {
@@ -49,28 +50,27 @@ func testAll() error {
 	if err != nil {
 		return fmt.Errorf("list packages: %w", err)
 	}
-	s := stagesOf(strings.Fields(string(out)))
+	rest, alone := stagesOf(strings.Fields(string(out)))
 	r := newReport(os.Stdout)
 	return errors.Join(
-		r.test(s.rest, 8*time.Minute),
-		r.test(s.strain, 8*time.Minute),
-		r.test(s.hosts, 10*time.Minute),
+		r.test(rest, 8*time.Minute),
+		r.test(alone, 10*time.Minute),
 		r.close(os.Getenv("CI") == "true"))
 }
 
-// stages are what is tested one after the other.
-type stages struct{ rest, strain, hosts []string }
-
-func stagesOf(packages []string) (s stages) {
+// stagesOf are what is tested one after the other. Packages that take minutes begin first, so that the
+// others end beside them.
+func stagesOf(packages []string) (rest, alone []string) {
+	var long []string
 	for _, pkg := range packages {
 		switch {
 		case pkg == hosts || strings.HasPrefix(pkg, hosts+"/"):
-			s.hosts = append(s.hosts, pkg)
-		case pkg == strain:
-			s.strain = append(s.strain, pkg)
+			alone = append(alone, pkg)
+		case pkg == pump || strings.HasPrefix(pkg, pump+"/") || pkg == strain || pkg == etcd:
+			long = append(long, pkg)
 		default:
-			s.rest = append(s.rest, pkg)
+			rest = append(rest, pkg)
 		}
 	}
-	return s
+	return append(long, rest...), alone
 }

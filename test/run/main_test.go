@@ -1,7 +1,7 @@
 package main
 
 import (
-	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -38,13 +38,11 @@ func TestLongRuns_SayWhatIsWrong(t *testing.T) {
 }
 
 func TestStages(t *testing.T) {
-	got := stagesOf([]string{"legate/internal/pump", "legate/test/e2e", "legate/test/e2e/lab", "legate/test/soak", "legate/test/run"})
-	want := stages{
-		rest:   []string{"legate/internal/pump", "legate/test/run"},
-		strain: []string{"legate/test/soak"},
-		hosts:  []string{"legate/test/e2e", "legate/test/e2e/lab"},
+	rest, alone := stagesOf([]string{"legate/internal/agent", "legate/internal/pump", "legate/test/e2e", "legate/test/e2e/lab", "legate/test/soak", "legate/test/run"})
+	if want := []string{"legate/internal/pump", "legate/test/soak", "legate/internal/agent", "legate/test/run"}; !slices.Equal(rest, want) {
+		t.Errorf("first %v, want %v", rest, want)
 	}
-	if !reflect.DeepEqual(got, want) {
-		t.Errorf("stages %+v, want %+v", got, want)
+	if want := []string{"legate/test/e2e", "legate/test/e2e/lab"}; !slices.Equal(alone, want) {
+		t.Errorf("then %v, want %v", alone, want)
 	}
 }

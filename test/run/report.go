@@ -34,6 +34,9 @@ type report struct {
 	skips                   []string
 }
 
+// atOnce is how many packages are tested at a time, also on two cores: most of them wait most of the time.
+const atOnce = "4"
+
 const slow = 5 // seconds after which a single test is worth a line
 
 func newReport(out io.Writer) *report {
@@ -47,7 +50,7 @@ func (r *report) test(packages []string, limit time.Duration) error {
 		return nil
 	}
 	// -count=1: a cached pass knows nothing of engines, namespaces and other files that changed.
-	cmd := exec.Command("go", append([]string{"test", "-race", "-tags", invariants, "-count=1", "-json", "-timeout", limit.String()}, packages...)...)
+	cmd := exec.Command("go", append([]string{"test", "-race", "-tags", invariants, "-count=1", "-p", atOnce, "-json", "-timeout", limit.String()}, packages...)...)
 	cmd.Stderr = os.Stderr
 	lines, err := cmd.StdoutPipe()
 	if err != nil {
