@@ -178,8 +178,14 @@ func connectedServer(t *testing.T, a host) {
 	a.redisBorn("mover", "--network", "backend")
 	a.client("annexed", "--network annex --label connect.6379=mover")
 	a.awaitDenied("annexed/6379")
+	a.client("neighbour", "--network backend --label connect.6379=mover")
+	a.awaitWhoIn("neighbour", "-h 127.0.0.1", "mover")
+	a.subscribe("neighbour", "-h 127.0.0.1", "mover")
 	a.run("docker network connect annex mover")
 	a.awaitWhoIn("annexed", "-h 127.0.0.1", "mover")
+	if ok, why := a.subscribed("neighbour", "mover"); !ok {
+		t.Error("the connection of before ended: " + why)
+	}
 	a.subscribe("annexed", "-h 127.0.0.1", "mover")
 	a.run("docker network disconnect backend mover")
 	a.awaitWhoIn("annexed", "-h 127.0.0.1", "mover")

@@ -18,8 +18,7 @@ const (
 	mostDead = 64
 )
 
-// life is one life of a container at one address. Where it differs, what was
-// connected before is not any more.
+// life is one life of a container, at one address of those that it has.
 type life struct {
 	addr          netip.Addr
 	start, behind int // of the container, and of the one whose network it lives in
@@ -39,7 +38,7 @@ type memory struct {
 // lives again, its former life is told to be over first: its id alone cannot
 // say both.
 func (m *memory) look(s scene, now time.Time) []discover.Result {
-	s.ours = now.Sub(m.ours) < deadFor
+	s.ours, s.told = now.Sub(m.ours) < deadFor, m.told
 	v := s.judge()
 	if v.ours {
 		m.ours = now
@@ -71,7 +70,7 @@ func (m *memory) look(s scene, now time.Time) []discover.Result {
 func (m *memory) bury(s scene, now time.Time) (over map[string]bool) {
 	over = map[string]bool{}
 	for id, told := range m.told {
-		if l, alive := s.life(id); !alive || l != told {
+		if !s.goesOn(id, told) {
 			over[id] = true
 			m.dead[id] = now
 			delete(m.told, id)

@@ -24,6 +24,9 @@ type scene struct {
 	ours bool
 	// enters: we may connect from inside any container's network.
 	enters bool
+	// told are the lives that were told before, by container id. Of several
+	// addresses a container keeps the one that it has connections to.
+	told map[string]life
 }
 
 // verdict is what becomes of it.
@@ -225,14 +228,22 @@ func (p place) describe(c *docker.Container) string {
 	return text + ", exposes " + strings.Join(ports, " ")
 }
 
-// life is the present life of a container; false: it has none.
-func (s scene) life(id string) (life, bool) {
+// goesOn tells whether what was connected to a container still may be: it lives
+// as it did, and can be reached, at another address only if it lost that one.
+func (s scene) goesOn(id string, told life) bool {
 	c := s.get(id)
 	if c == nil || !c.Runs() {
-		return life{}, false
+		return false
 	}
 	at, err := s.locate(c)
-	return at.life, err == nil
+	if err != nil || at.start != told.start || at.behind != told.behind {
+		return false
+	}
+	if at.addr == told.addr {
+		return true
+	}
+	of, err := s.landlord(c)
+	return err == nil && slices.ContainsFunc(of.Networks, func(n docker.Network) bool { return address(n) == told.addr })
 }
 
 // landlord is the container whose network another one lives in: itself mostly.
@@ -284,12 +295,16 @@ func (s scene) locate(c *docker.Container) (place, error) {
 		return p, spec.Errorf("run Legate with --network host, or name an address of the host instead of the container",
 			"container %s is in the host's network, and Legate is not", c.Name)
 	}
-	n, err := s.network(c, of, we)
+	told := s.told[c.ID]
+	if told.start != p.start || told.behind != p.behind {
+		told.addr = netip.Addr{}
+	}
+	n, err := s.network(c, of, we, told.addr)
 	switch {
 	case err == nil:
 		p.network, p.addr = n.Name, address(n)
 	case s.enters:
-		p.inside, p.addr = true, ownAddress(of)
+		p.inside, p.addr = true, ownAddress(of, told.addr)
 	}
 	if !p.addr.IsValid() {
 		return p, err
@@ -300,8 +315,8 @@ func (s scene) locate(c *docker.Container) (place, error) {
 // ownAddress is the one at which a container reaches itself as others would.
 // What listens on loopback is for nobody else, and only what was started with
 // no network at all listens there for want of another place.
-func ownAddress(c *docker.Container) netip.Addr {
-	for _, n := range c.Networks {
+func ownAddress(c *docker.Container, best netip.Addr) netip.Addr {
+	for _, n := range bestFirst(c.Networks, best) {
 		if a := address(n); a.IsValid() {
 			return a
 		}
@@ -319,11 +334,20 @@ func address(n docker.Network) netip.Addr {
 	return n.V6
 }
 
-// network is the first by name in which both are; from the host, the first
-// that the container is in.
-func (s scene) network(c, of, we *docker.Container) (docker.Network, error) {
+// bestFirst has the network with that address, if there is one, come first.
+func bestFirst(list []docker.Network, best netip.Addr) []docker.Network {
+	i := slices.IndexFunc(list, func(n docker.Network) bool { return best.IsValid() && address(n) == best })
+	if i <= 0 {
+		return list
+	}
+	return append([]docker.Network{list[i]}, slices.Delete(slices.Clone(list), i, i+1)...)
+}
+
+// network is the one with the best address, else the first by name, in which
+// both are; from the host, that the container is in.
+func (s scene) network(c, of, we *docker.Container, best netip.Addr) (docker.Network, error) {
 	var names []string
-	for _, n := range of.Networks {
+	for _, n := range bestFirst(of.Networks, best) {
 		if !address(n).IsValid() || we == nil && n.Name == "ingress" {
 			continue
 		}

@@ -256,6 +256,39 @@ func TestLook(t *testing.T) {
 	}
 }
 
+// What is connected to a container goes on while it has that address, whichever
+// networks it joins and leaves meanwhile.
+func TestLook_KeepsTheAddressThatWasTold(t *testing.T) {
+	joined := func(networks ...string) scene { return sceneOf("redis", nil, box("redis", "", "", networks...)) }
+	own := box("own", "", "", "annex=10.0.2.9")
+	inside := func(networks ...string) scene {
+		return entering(sceneOf("redis", own, box("redis", "", "", networks...)))
+	}
+	for name, steps := range map[string][]struct {
+		scene scene
+		want  string
+	}{
+		"from the host": {
+			{joined("front=10.0.0.2"), "redis@10.0.0.2"},
+			{joined("backend=10.0.1.2", "front=10.0.0.2"), "redis@10.0.0.2"},
+			{joined("backend=10.0.1.2"), "!redis | redis@10.0.1.2"},
+		},
+		"from inside": {
+			{inside("front=10.0.0.2"), "redis@10.0.0.2"},
+			{inside("backend=10.0.1.2", "front=10.0.0.2"), "redis@10.0.0.2"},
+			{inside("annex=10.0.2.2", "front=10.0.0.2"), "redis@10.0.2.2"},
+			{inside("annex=10.0.2.2"), "redis@10.0.2.2"},
+		},
+	} {
+		m, now := newMemory(), time.Now()
+		for i, step := range steps {
+			if got := line(m.look(step.scene, now)); got != step.want {
+				t.Errorf("%s, step %d: told %q, want %q", name, i, got, step.want)
+			}
+		}
+	}
+}
+
 func TestLook_FewDeadOfMany(t *testing.T) {
 	m, now := newMemory(), time.Now()
 	for i := range 200 {
