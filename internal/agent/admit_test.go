@@ -12,10 +12,8 @@ import (
 // However an endpoint was found, what the container behind it allows decides,
 // and nothing of this host is reached through it.
 func TestAdmit(t *testing.T) {
-	a := New(Config{Labels: spec.LabelConfig{
-		Sources: []string{spec.SourceDocker, spec.SourceConsul},
-		Policy:  spec.Policy{Host: []netip.Prefix{netip.MustParsePrefix("192.168.1.52/32")}},
-	}})
+	a := New(Config{Labels: spec.LabelConfig{Sources: []string{spec.SourceDocker, spec.SourceConsul}}})
+	a.host.now.Store(&map[netip.Addr]bool{netip.MustParseAddr("192.168.1.52"): true})
 	a.servers = map[string]spec.Container{
 		"shop":   {ID: "shop", Name: "shop-redis-1", Project: "shop"},
 		"secret": {ID: "secret", Name: "vault", Project: "secret"},

@@ -26,7 +26,8 @@ type Config struct {
 	// Table is required.
 	Engine docker.Config
 	Table  *docker.Table
-	// Labels says what links from labels take from outside.
+	// Labels says what links from labels take from outside. Its Policy knows
+	// the addresses of this host from the agent.
 	Labels spec.LabelConfig
 	// Namespaces is the directory in which the engine keeps the network
 	// namespaces; "": docker.DefaultNamespaces.
@@ -46,6 +47,7 @@ type Agent struct {
 	enters   bool           // it may open sockets in the networks of containers
 	starting chan *starting // to the one who decides
 	omni     *omni          // nil: not in omni mode
+	host     hostAddresses
 
 	ways atomic.Pointer[map[string]way] // by container id, as decided last
 
@@ -81,11 +83,15 @@ func New(cfg Config) *Agent {
 	}
 	a := &Agent{cfg: cfg, enters: intercept.MayEnter(), starting: make(chan *starting), spaces: map[string]*space{}}
 	a.ways.Store(&map[string]way{})
+	a.cfg.Labels.Policy.IsHost = a.host.has
 	if cfg.Omni {
 		a.omni = newOmni()
 	}
 	return a
 }
+
+// Labels are those of the configuration, with the addresses of this host.
+func (a *Agent) Labels() spec.LabelConfig { return a.cfg.Labels }
 
 // Enters tells whether connections may start inside the networks of containers.
 func (a *Agent) Enters() bool { return a.enters }

@@ -28,6 +28,9 @@ func (d *decision) warn(format string, args ...any) {
 // decide sets the links of all containers that have a namespace now.
 func (w *watch) decide() {
 	d := &decision{servers: map[string]spec.Container{}, ways: map[string]way{}}
+	if err := w.host.read(); err != nil {
+		d.warn("the addresses of this host are those of before, which containers may not name: %v", err)
+	}
 	all := w.cfg.Table.All()
 	w.forgetImages(all)
 	maps.DeleteFunc(w.wordings, func(id string, _ wording) bool { return w.cfg.Table.Get(id) == nil })

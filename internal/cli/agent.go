@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"net/netip"
 	"os/signal"
 	"strings"
 	"syscall"
@@ -139,18 +138,10 @@ func (a *agentCommand) run(c *cobra.Command, _ []string) error {
 					Omni:       a.omni.mode,
 					Labels: spec.LabelConfig{
 						Options: *a.links.options, Sources: a.sources, TrustImageLabels: a.trust,
-						Policy: spec.Policy{AllowTargets: a.allow, Host: hostPrefixes()},
+						Policy: spec.Policy{AllowTargets: a.allow},
 					},
 				},
 			},
 		})
 	})
-}
-
-// hostPrefixes are this host's own addresses, as they are now.
-func hostPrefixes() (list []netip.Prefix) {
-	for _, a := range ownAddresses() {
-		list = append(list, netip.PrefixFrom(a, a.BitLen()))
-	}
-	return list
 }

@@ -40,8 +40,8 @@ func newAgent(cfg Config, containers *docker.Table, sockets *sockets) *agent.Age
 // parse reads the targets that a link is swapped to, a container's as its labels
 // are read: a word is one for the sources.
 func (d *Daemon) parse(text string, l spec.Link) ([]spec.Target, error) {
-	if l.For != nil && d.cfg.Agent != nil {
-		return spec.ContainerTargets(text, *l.For, l, d.cfg.Agent.Labels)
+	if l.For != nil && d.agent != nil {
+		return spec.ContainerTargets(text, *l.For, l, d.agent.Labels())
 	}
 	return spec.ParseTargets(text, l)
 }

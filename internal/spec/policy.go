@@ -14,8 +14,9 @@ type Policy struct {
 	// AllowTargets are what containers may have in spite of the rules below, in
 	// the forms of CheckAllowTarget. Other texts match nothing.
 	AllowTargets []string
-	// Host are this host's own addresses, or prefixes that they are in.
-	Host []netip.Prefix
+	// IsHost tells whether an address, never one of IPv4 in IPv6, is one of this
+	// host's own at the moment; nil: of none is that known.
+	IsHost func(netip.Addr) bool
 }
 
 // CheckAllowTarget tells what keeps a text from being one of AllowTargets:
@@ -179,7 +180,7 @@ func (p Policy) foreign(a netip.Addr, byOperator bool) string {
 		return "a link-local address"
 	case !a.IsValid(), a.IsMulticast(), a == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
 		return "not the address of one server"
-	case !byOperator && slices.ContainsFunc(p.Host, func(h netip.Prefix) bool { return h.Contains(a) }):
+	case !byOperator && p.IsHost != nil && p.IsHost(a):
 		return "an address of this host"
 	}
 	return ""

@@ -3,6 +3,7 @@ package spec_test
 import (
 	"errors"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -12,8 +13,8 @@ import (
 // policy is that of a host with the addresses 10.0.0.1, 172.17.0.1 and
 // 2001:db8::1.
 func policy(allow ...string) spec.Policy {
-	return spec.Policy{AllowTargets: allow, Host: []netip.Prefix{
-		netip.MustParsePrefix("10.0.0.1/32"), netip.MustParsePrefix("172.17.0.1/32"), netip.MustParsePrefix("2001:db8::1/128"),
+	return spec.Policy{AllowTargets: allow, IsHost: func(a netip.Addr) bool {
+		return slices.Contains([]string{"10.0.0.1", "172.17.0.1", "2001:db8::1"}, a.String())
 	}}
 }
 

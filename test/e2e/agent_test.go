@@ -154,6 +154,14 @@ func TestAgentRules(t *testing.T) {
 			}
 		}
 
+		// A network that came later has an address of the host, too.
+		a.run("docker network create --subnet 172.31.99.0/24 --gateway 172.31.99.1 later")
+		a.run("docker run -d --name late --network later --label connect.1012=172.31.99.1:22 legate-e2e/tools sleep 600")
+		eventually(t, 20*time.Second, func() (bool, string) {
+			status := a.run("docker exec agent legate status late/1012")
+			return strings.Contains(status, "172.31.99.1:22: it is an address of this host"), status
+		})
+
 		// Who takes the name of another's service gets none of its callers, and whoever else asks is told of both.
 		a.redisBorn("thief", append(project("evil", "x"), "--label", "legate.service=redis", "--label", "legate.allow=*")...)
 		a.run("docker run -d --name outsider --label connect.6379=redis legate-e2e/tools sleep 600")
