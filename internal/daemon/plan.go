@@ -154,13 +154,24 @@ func (p *plan) drained() map[string]time.Time {
 	return since
 }
 
-// named finds a configured link by its name, or by how it listens.
+// named finds a configured link by its name, or by how it listens here: in
+// containers many listen alike.
 func (p *plan) named(name string) (spec.Link, bool) {
 	if l, ok := p.configured[name]; ok {
 		return l, true
 	}
 	for _, l := range p.configured {
-		if l.Listen.String() == name && !l.Listen.Switched() { // many have the same port
+		if l.For == nil && l.Listen.String() == name {
+			return l, true
+		}
+	}
+	return spec.Link{}, false
+}
+
+// ofContainer finds a container's link by how it listens there.
+func (p *plan) ofContainer(container, listen string) (spec.Link, bool) {
+	for _, l := range p.configured {
+		if isCalled(l.For, container) && l.Listen.String() == listen {
 			return l, true
 		}
 	}

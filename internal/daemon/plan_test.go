@@ -117,3 +117,23 @@ func TestPlan_LinksAreNamedOrFoundAsTheyListen(t *testing.T) {
 		}
 	}
 }
+
+// In containers many links listen alike, and which one is meant the container says.
+func TestNamed_OfLinksThatListenAlike(t *testing.T) {
+	links := parseLinks(t, "localhost:6379=10.0.0.1:1", "127.0.0.1:80=a:1")
+	web, shop := links[0], links[0]
+	web.Name, web.Listen.Namespace, web.For = "web/6379", "4:1", &spec.Container{ID: strings.Repeat("a", 64), Name: "web"}
+	shop.Name, shop.Listen.Namespace, shop.For = "shop/6379", "4:2", &spec.Container{ID: strings.Repeat("b", 64), Name: "shop"}
+	p := makePlan([][]spec.Link{{web, shop, links[1]}}, noOverrides(), nil)
+	if l, ok := p.named("localhost:6379"); ok {
+		t.Errorf("localhost:6379 is %s", l.Name)
+	}
+	if l, ok := p.named("127.0.0.1:80"); !ok {
+		t.Errorf("127.0.0.1:80 is %q", l.Name)
+	}
+	for container, want := range map[string]string{"web": "web/6379", "shop": "shop/6379", strings.Repeat("b", 12): "shop/6379", "other": "", "bbb": ""} {
+		if l, _ := p.ofContainer(container, "localhost:6379"); l.Name != want {
+			t.Errorf("localhost:6379 of %s is %q, want %q", container, l.Name, want)
+		}
+	}
+}

@@ -55,11 +55,16 @@ func callerOf(l spec.Link, text string) (spec.Caller, error) {
 	if l.For == nil {
 		return spec.ParseCaller(text)
 	}
-	if text != l.For.Name && (len(text) < 12 || !strings.HasPrefix(l.For.ID, text)) {
+	if !isCalled(l.For, text) {
 		return spec.Caller{}, spec.Errorf("ask for that one: legate why "+l.For.String()+" "+l.Listen.String(),
 			"link %s is in container %s, and %q is not that", l.Name, l.For, text)
 	}
 	return spec.Caller{Container: l.For}, nil
+}
+
+// isCalled tells whether a container, if it is one, has that name or short id.
+func isCalled(c *spec.Container, text string) bool {
+	return c != nil && (c.Name == text || len(text) >= 12 && strings.HasPrefix(c.ID, text))
 }
 
 // report says of each target what its source last said, and when: more than
@@ -121,10 +126,12 @@ func (d *Daemon) Why(ctx context.Context, r control.WhyRequest) (spec.Explanatio
 	d.mu.Lock()
 	p := d.plan
 	d.mu.Unlock()
-	var l spec.Link
-	ok := false
+	l, ok := p.ofContainer(r.Caller, r.Link)
 	for _, name := range []string{r.Caller + "/" + r.Link, r.Caller + "/" + spec.BackendName(r.Link), r.Link} {
-		if l, ok = p.named(name); ok {
+		if !ok {
+			l, ok = p.named(name)
+		}
+		if ok {
 			break
 		}
 		if s, refused := p.refusedAs(name); refused {
