@@ -342,10 +342,10 @@ func (d *Daemon) settle(before plan) {
 	}
 }
 
-// keep forgets the targets that neither a link nor a swap needs any more. The
-// caller holds applying.
+// keep forgets the targets that neither a link, nor a swap, nor who waits at a
+// link that is gone needs any more. The caller holds applying.
 func (d *Daemon) keep() {
-	targets := append(d.plan.targets(), d.tried()...)
+	targets := slices.Concat(d.plan.targets(), d.tried(), d.forwarder.Awaited())
 	d.discovery.Apply(targets)
 	d.answers.keep(targets)
 	d.pool.Keep(targets)

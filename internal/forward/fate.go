@@ -88,7 +88,9 @@ func (l *link) joinFate(f *flow, c *endpoints.Candidate) {
 	switch es := f.on; {
 	case es.current > 1 || es.fate.why != nil:
 	case c.Health == spec.HealthUnhealthy:
-		es.fate = fate{why: ErrUnhealthy, since: f.began - 1, met: true}
+		if k := l.spec.Options.OnUnhealthy.Kind; k == spec.FateCut || k == spec.FateDrain {
+			es.fate = fate{why: ErrUnhealthy, since: c.Since.Sub(l.fw.start), met: true}
+		}
 	case f.pass.list != l.candidates():
 		l.decideFate(es)
 	}

@@ -347,3 +347,29 @@ func TestDenied_ConnectionsEndAndNewOnesGoElsewhere(t *testing.T) {
 		t.Errorf("without an endpoint the verdict is %q (%v)", x.Verdict, err)
 	}
 }
+
+// Who goes to an endpoint that is unhealthy, for want of another, is not cut
+// there for that, whoever connects last.
+func TestOnUnhealthy_KeepsWhoConnectsLast(t *testing.T) {
+	const at = "192.0.2.1:80"
+	for _, kind := range []spec.FateKind{"", spec.FateKeep, spec.FateDrain, spec.FateCut} {
+		l := handler(t, at)
+		s := l.linkSpec()
+		s.Options.OnUnhealthy.Kind = kind
+		l.set(s)
+		target, e := fixed(at, spec.TCP)
+		sick := e.Plain()
+		sick.Unhealthy = "its source says so"
+		l.fw.cfg.Pool.Set(target, spec.Answer{Endpoints: []spec.Member{sick}, At: time.Now()})
+		var first, second pump.Flow
+		for _, p := range []*pump.Flow{&first, &second} {
+			if len(l.Next(p, pump.Attempt{}).Dial) == 0 {
+				t.Fatal("nothing to dial")
+			}
+		}
+		l.Connected(&second, 0)
+		if err := l.stats.of(e).fate.isFor(first.Data.(*flow).began); err != nil {
+			t.Errorf("on-unhealthy=%q: the first to begin is cut: %v", kind, err)
+		}
+	}
+}

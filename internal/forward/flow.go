@@ -239,7 +239,7 @@ func (l *link) Done(p *pump.Flow, r pump.Result) {
 	l.dropPass(f)
 	l.headers.give(f.told)
 	l.flows.remove(f)
-	gone := l.closed && len(l.flows.live) == 0
+	gone := l.stopped && len(l.flows.live) == 0
 	if gone {
 		l.fw.cfg.Pool.Forget(l)
 		l.tellAll()

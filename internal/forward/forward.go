@@ -281,6 +281,18 @@ func (fw *Forwarder) all() []*link {
 	return list
 }
 
+// Awaited are the targets that clients still wait for of links that are gone.
+func (fw *Forwarder) Awaited() (targets []spec.Target) {
+	for _, l := range fw.all() {
+		l.mu.Lock()
+		if l.closed && len(l.queue.waiting)+l.queue.starting > 0 {
+			targets = append(targets, l.spec.Targets...)
+		}
+		l.mu.Unlock()
+	}
+	return targets
+}
+
 func (fw *Forwarder) serving() []*link {
 	fw.mu.Lock()
 	defer fw.mu.Unlock()

@@ -278,6 +278,34 @@ func TestUDP_SessionsFollowTheirLink(t *testing.T) {
 	})
 }
 
+// Sessions that move together share the new endpoints as those do that come one
+// after the other.
+func TestUDP_SessionsThatMoveAreSpread(t *testing.T) {
+	const sessions = 21
+	w := newWorld(t, nil)
+	w.link.Listen.Protocol = spec.UDP
+	w.point(udpServer(t, "old"))
+	clients := make([]net.Conn, sessions)
+	for i := range clients {
+		clients[i] = udpClient(t, w.addr)
+		if got := askUDP(t, clients[i]); got != "old" {
+			t.Fatalf("got %q", got)
+		}
+	}
+	w.point(udpServer(t, "a"), udpServer(t, "b"), udpServer(t, "c"))
+	seen := map[string]int{}
+	for _, c := range clients {
+		answer := "old"
+		testnet.Eventually(t, soon, func() bool { answer = askUDP(t, c); return answer != "old" })
+		seen[answer]++
+	}
+	for _, name := range []string{"a", "b", "c"} {
+		if seen[name] != sessions/3 {
+			t.Errorf("%d sessions went to %v", sessions, seen)
+		}
+	}
+}
+
 func TestUDP_WithoutEndpointIsDroppedAndCounted(t *testing.T) {
 	w := newWorld(t, nil)
 	w.link.Listen.Protocol = spec.UDP

@@ -109,6 +109,35 @@ func TestHold_ZeroResetsAtOnce(t *testing.T) {
 	}
 }
 
+// Who was held goes to the new target: it is at no former one.
+func TestHold_EndFormerSparesWhoWaited(t *testing.T) {
+	for range 20 {
+		w, _ := downWorld(t, nil)
+		c := w.dial()
+		w.eventually(held(1))
+		w.point(say(t, "new"))
+		n, err := w.fw.EndFormer(t.Context(), "test", 0)
+		if got, readErr := read(t, c, soon); n.Cut > 0 || err != nil || got != "new\n" {
+			t.Fatalf("%d cut, %v; the client got %q, %v", n.Cut, err, got, readErr)
+		}
+	}
+}
+
+// How long the former target was silent says nothing about the new one.
+func TestHold_IsWholeAfterASwap(t *testing.T) {
+	const hold = 2 * time.Second
+	w := newWorld(t, func(o *spec.Options) { o.Hold, o.ConnectTimeout = hold, hold-100*time.Millisecond }, testnet.BlackHole(t, loopback).String())
+	start := time.Now()
+	first := w.dial()
+	testnet.Eventually(t, soon, func() bool { return time.Since(start) > hold*3/4 })
+	w.point(net.JoinHostPort("127.0.0.1", itoa(testnet.FreePort(t)))) // where nobody listens yet
+	swapped := time.Now()
+	w.resets(first, soon)
+	if took := time.Since(swapped); took < hold-50*time.Millisecond {
+		t.Errorf("held for %v after the swap, want %v", took, hold)
+	}
+}
+
 func TestHold_ClientsLeave(t *testing.T) {
 	w, back := downWorld(t, nil)
 	rst, fin, half := w.dial(), w.dial(), w.dial()

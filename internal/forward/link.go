@@ -43,6 +43,7 @@ type link struct {
 	upSince    time.Time // the end of the last time down
 	resumed    time.Time // the end of the last pause
 	closed     bool      // stopped listening for good
+	stopped    bool      // and has accepted its last client
 	refusing   bool      // the listeners are, or will be, suspended
 	shut       bool      // it was opened drained, and nobody has resumed it since
 	attention  endpoints.Attention
@@ -129,6 +130,7 @@ func (l *link) close() {
 	l.changes.Wait()
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.stopped = true
 	if len(l.flows.live) == 0 {
 		l.fw.cfg.Pool.Forget(l)
 	}
@@ -147,8 +149,9 @@ func (l *link) set(s spec.Link) {
 	was := l.spec
 	if !slices.Equal(was.Targets, s.Targets) {
 		l.generation++
-		// What is known of the old target says nothing about the new one.
-		l.downSince = time.Time{}
+		// What is known of the old target says nothing about the new one, nor
+		// do passes that began with the old one.
+		l.downSince, l.upSince = time.Time{}, time.Now()
 	}
 	l.spec, l.view, l.list = s, l.fw.viewOf(s), nil
 	l.shut = l.shut && s.Mode == spec.ModeDrain

@@ -48,7 +48,7 @@ func (q *queue) remove(f *flow) bool {
 // mustWait tells whether a new connection may not try endpoints now. Where
 // others wait already, they came first.
 func (l *link) mustWait() bool {
-	return !l.downSince.IsZero() || l.spec.Mode == spec.ModePause || len(l.queue.waiting) > 0
+	return !l.downSince.IsZero() || l.spec.Mode == spec.ModePause || len(l.queue.waiting) > 0 || l.queue.starting > 0
 }
 
 // hold lets the flow wait: for an endpoint no longer than the link's time down
@@ -75,6 +75,7 @@ func (l *link) hold(f *flow) pump.Step {
 		l.stats.heldTotal++
 	}
 	l.queue.add(f)
+	f.generation = 0 // nobody is to take it for one on its way to a former endpoint
 	l.tell(f)
 	l.attend()
 	l.release()
@@ -104,7 +105,8 @@ func (l *link) patience(f *flow) (time.Time, error) {
 	case l.moves() && until.Before(l.fw.at(now+turnWait)):
 		until = l.fw.at(now + turnWait)
 	}
-	refuse := l.spec.Options.WhenDown == spec.WhenDownRefuse && !l.downSince.IsZero() && l.spec.Mode != spec.ModePause
+	// Who was let wait, by a pause or for room, has the time of hold all the same.
+	refuse := !f.held && l.spec.Options.WhenDown == spec.WhenDownRefuse && !l.downSince.IsZero() && l.spec.Mode != spec.ModePause
 	switch {
 	case l.spec.Mode == spec.ModeDrain:
 		return until, ErrDrained
@@ -114,7 +116,7 @@ func (l *link) patience(f *flow) (time.Time, error) {
 	default:
 		return until, why
 	}
-	if len(l.queue.waiting) >= maxHeld {
+	if len(l.queue.waiting) >= maxHeld && !f.held {
 		return until, ErrHoldFull
 	}
 	return until, nil
@@ -123,7 +125,8 @@ func (l *link) patience(f *flow) (time.Time, error) {
 // moves tells whether the queue waits for nothing but its own order: hold is
 // the time for an endpoint to come, and one is there.
 func (l *link) moves() bool {
-	return l.spec.Mode == spec.ModeServe && l.downSince.IsZero() && !l.queue.full
+	full := l.queue.full && l.view.Limit > 0 // else of connects under way, which end soon
+	return l.spec.Mode == spec.ModeServe && l.downSince.IsZero() && !full
 }
 
 // outage is from when the time of hold counts while the link is down: who was
@@ -139,9 +142,9 @@ func (l *link) outage() time.Time {
 // still may.
 func (l *link) woken(f *flow) pump.Step {
 	l.mu.Lock()
-	if l.queue.remove(f) {
+	if step, waits := l.waitsOn(f); waits {
 		defer l.mu.Unlock()
-		return l.hold(f)
+		return step
 	}
 	f.began = l.fw.now()
 	return l.begin(f, f.began)
@@ -151,15 +154,24 @@ func (l *link) woken(f *flow) pump.Step {
 // only paused.
 func (l *link) expired(f *flow) pump.Step {
 	l.mu.Lock()
-	if l.queue.remove(f) {
+	if step, waits := l.waitsOn(f); waits {
 		defer l.mu.Unlock()
-		defer l.attend()
-		return l.hold(f)
+		return step
 	}
 	if f.pass == nil || !f.pass.short {
 		f.began = l.fw.now() // released at this very moment
 	}
 	return l.begin(f, l.fw.now())
+}
+
+// waitsOn asks how long a flow of the queue still may wait; false: it is not in
+// the queue. It needs mu.
+func (l *link) waitsOn(f *flow) (pump.Step, bool) {
+	if !l.queue.remove(f) {
+		return pump.Step{}, false
+	}
+	defer l.attend() // it may have been the last
+	return l.hold(f), true
 }
 
 // wakeAll asks every waiting flow anew how long it may wait.

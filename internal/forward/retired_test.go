@@ -1,9 +1,11 @@
 package forward
 
 import (
+	"net"
 	"testing"
 	"time"
 
+	"legate/internal/pump"
 	"legate/internal/spec"
 	"legate/internal/testnet"
 )
@@ -51,7 +53,11 @@ func TestRetired_WaitingConnectionsFollowThePause(t *testing.T) {
 			w.eventually(waiting(1))
 			if gone {
 				w.fw.Apply(nil)
+				w.pool.Keep(w.fw.Awaited()) // as the daemon does
 				exchange(t, c, "x")
+				if left := w.fw.Awaited(); left != nil {
+					t.Errorf("nobody waits for %v any more", left)
+				}
 				return
 			}
 			w.link.Options.MaxConnections = 77
@@ -59,5 +65,49 @@ func TestRetired_WaitingConnectionsFollowThePause(t *testing.T) {
 			w.mode(spec.ModeServe)
 			exchange(t, c, "x")
 		})
+	}
+}
+
+// lateAcceptor does something before it stops accepting.
+type lateAcceptor struct {
+	pump.Acceptor
+	before func()
+}
+
+func (a lateAcceptor) Close() error {
+	a.before()
+	return a.Acceptor.Close()
+}
+
+type lateEngine struct {
+	pump.Engine
+	before func()
+}
+
+func (e lateEngine) Serve(l pump.Listener, h pump.Handler) (pump.Acceptor, error) {
+	a, err := e.Engine.Serve(l, h)
+	return lateAcceptor{a, e.before}, err
+}
+
+// A client may be accepted after the last one left, while the link is closed:
+// it is waited for like all others.
+func TestRetired_RemembersWhoWasAcceptedLast(t *testing.T) {
+	w := newWorld(t, nil, testnet.Serve(t, "tcp4", testnet.Echo).String())
+	var first, last net.Conn
+	w.fw.cfg.Engine = lateEngine{w.fw.cfg.Engine, func() {
+		first.Close()
+		testnet.Eventually(t, soon, func() bool { return len(w.fw.Connections(nil)) == 0 })
+		last = w.dial()
+		exchange(t, last, "accepted")
+	}}
+	w.link.Listen.Port = uint16(testnet.FreePort(t))
+	w.addr = net.JoinHostPort("127.0.0.1", itoa(int(w.link.Listen.Port)))
+	w.apply()
+	first = w.dial()
+	exchange(t, first, "x")
+	w.fw.Apply(nil)
+	exchange(t, last, "still")
+	if n := len(w.fw.Connections(nil)); n != 1 {
+		t.Errorf("%d connections are known of, want 1", n)
 	}
 }

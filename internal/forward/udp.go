@@ -26,12 +26,12 @@ func (l *link) nextUDP(p *pump.Flow, a pump.Attempt) pump.Step {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	failed := a.Kind == pump.DialFailed && !f.pass.stays
-	if f.on == nil || a.Kind == pump.Refused {
+	stay := l.stays(f)
+	if stay == nil {
 		l.turn++
 	}
 	f.turn = l.turn
 	why := f.pass.lastErr
-	stay := l.stays(f)
 	full := false
 	if stay != nil {
 		l.passTo(f, stay)

@@ -9,6 +9,9 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"legate/internal/endpoints"
 	"legate/internal/pump"
 	"legate/internal/spec"
 	"legate/internal/testnet"
@@ -199,6 +202,85 @@ func TestPause_ReleasesAllWithoutHold(t *testing.T) {
 			exchange(t, c, "x")
 			c.Close()
 		}
+	}
+}
+
+// Where connects take a while, only so many are under way at a time.
+func TestPause_ReleasesAllWithoutHoldToASlowServer(t *testing.T) {
+	const n = 70
+	server := testnet.Listen(t, "tcp4")
+	backlog := func(length int) {
+		fd := server.FD(t)
+		defer unix.Close(fd)
+		if err := unix.Listen(fd, length); err != nil {
+			t.Fatal(err)
+		}
+	}
+	backlog(0)
+	w := newWorld(t, func(o *spec.Options) { o.Hold = 0 }, server.Addr.String())
+	w.mode(spec.ModePause)
+	clients := make([]net.Conn, n)
+	for i := range clients {
+		clients[i] = w.dial()
+	}
+	w.eventually(waiting(n))
+	w.mode(spec.ModeServe)
+	w.eventually(func(s spec.LinkStatus) bool { return s.Counters.Held < n/2 })
+	backlog(4096)
+	server.Handle(testnet.Echo)
+	defer server.Close()
+	for _, c := range clients {
+		exchange(t, c, "x")
+	}
+}
+
+// A link that refuses while it is down still gives those the time of hold that
+// a pause had let in: the server is back, and not yet found.
+func TestPause_GivesHoldThoughTheLinkRefuses(t *testing.T) {
+	const n = 5
+	server := testnet.Serve(t, "tcp4", testnet.Echo)
+	w := newWorld(t, func(o *spec.Options) { o.WhenDown = spec.WhenDownRefuse }, server.String())
+	c := w.dial()
+	exchange(t, c, "x")
+	c.Close()
+	w.mode(spec.ModePause)
+	clients := make([]net.Conn, n)
+	for i := range clients {
+		clients[i] = w.dial()
+	}
+	w.eventually(waiting(n))
+	server.Close()
+	w.eventually(is(server.String(), spec.HealthEjected))
+	l := w.fw.serving()[0]
+	testnet.Eventually(t, soon, func() bool {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return !l.downSince.IsZero()
+	})
+	testnet.ListenAt(t, "tcp4", server.String()).Handle(testnet.Echo)
+	w.mode(spec.ModeServe)
+	for _, c := range clients {
+		exchange(t, c, "x")
+	}
+}
+
+// Nobody waits any more, so that nothing is urgent: a hundred probes would tell
+// a server that is down ten times a second of clients that are gone.
+func TestPause_NothingIsUrgentForWhoIsGone(t *testing.T) {
+	w, _ := downWorld(t, func(o *spec.Options) { o.Hold = 0 })
+	w.refuses(soon)
+	l := w.fw.serving()[0]
+	for range 10 {
+		w.mode(spec.ModePause)
+		c := w.dial()
+		w.eventually(waiting(1))
+		w.mode(spec.ModeServe)
+		w.resets(c, soon)
+		testnet.Eventually(t, soon, func() bool {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			return l.attention == endpoints.Down
+		})
 	}
 }
 
