@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"net/netip"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -53,6 +52,7 @@ type Agent struct {
 
 	mu      sync.Mutex // guards the following
 	spaces  map[string]*space
+	former  map[string][]*docker.Container // namespaces of containers that ended, with who lived there besides
 	servers map[string]spec.Container
 	at      map[netip.Addr]string // whose address it is, by container id
 	late    error                 // why links are open only after a container has started
@@ -81,7 +81,7 @@ func New(cfg Config) *Agent {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	a := &Agent{cfg: cfg, enters: intercept.MayEnter(), starting: make(chan *starting), spaces: map[string]*space{}}
+	a := &Agent{cfg: cfg, enters: intercept.MayEnter(), starting: make(chan *starting), spaces: map[string]*space{}, former: map[string][]*docker.Container{}}
 	a.ways.Store(&map[string]way{})
 	a.cfg.Labels.Policy.IsHost = a.host.has
 	if cfg.Omni {
@@ -226,7 +226,13 @@ func (w *watch) run() {
 		w.admit()
 		// What came together is decided together: a hundred containers that
 		// start are not a hundred times all links.
-		if len(w.found)+len(w.ended)+len(w.states)+len(w.told)+len(w.learned) == 0 && w.lost == nil && w.heard {
+		if len(w.found)+len(w.ended)+len(w.states)+len(w.told)+len(w.learned) != 0 {
+			continue
+		}
+		switch {
+		case w.lost != nil:
+			w.withdraw()
+		case w.heard:
 			w.decide()
 		}
 	}
@@ -240,13 +246,12 @@ func (w *watch) hear(err error) {
 	if err != nil && w.lost == nil {
 		w.cfg.Log.Warn("the engine is lost; links stay as they are", "error", err)
 	}
-	if err != nil && w.decided != nil && (w.lost == nil || w.lost.Error() != err.Error()) {
-		wish := *w.decided
-		wish.Warnings = append(slices.Clip(wish.Warnings), "the engine is lost, and links stay as they are: "+spec.WithHint(err))
-		w.set(wish)
-	}
+	news := err != nil && (w.lost == nil || w.lost.Error() != err.Error())
 	w.lost = err
 	w.heard = w.heard || err == nil
+	if news && w.decided != nil {
+		w.setLost()
+	}
 }
 
 // note says how soon links will be open, once for each change of that.
@@ -308,7 +313,8 @@ func (w *watch) unwatched(id string, err error) {
 }
 
 // leave lets a namespace go. Its sockets, which would keep it alive, are closed
-// when the links are set without it.
+// when the links are set without it, and connections end then, unless somebody
+// lives there still.
 func (w *watch) leave(s *space) {
 	if s == nil {
 		return
@@ -319,6 +325,9 @@ func (w *watch) leave(s *space) {
 	delete(w.unfound, s.container)
 	if w.spaces[s.container] == s {
 		delete(w.spaces, s.container)
+	}
+	if list := w.lodgers(s.container); len(list) > 0 {
+		w.former[s.ns.ID()] = list
 	}
 	_ = s.ns.Close()
 }

@@ -33,6 +33,7 @@ func (w *watch) decide() {
 	}
 	all := w.cfg.Table.All()
 	w.forgetImages(all)
+	w.forgetFormer()
 	maps.DeleteFunc(w.wordings, func(id string, _ wording) bool { return w.cfg.Table.Get(id) == nil })
 	for _, c := range all {
 		w.judge(c, d)
@@ -235,16 +236,15 @@ func (a *Agent) Open(l spec.Link) ([]pump.Listener, error) {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock() // or it could be closed meanwhile
-	for s := range maps.Values(a.spaces) {
-		if s.ns.ID() == l.Listen.Namespace {
-			ls, err := intercept.Bind(s.ns, l, a.cfg.Bind)
-			if err == nil {
-				s.opened[l.Name] = time.Now()
-			}
-			return ls, err
-		}
+	s := a.spaceOf(l.Listen.Namespace)
+	if s == nil {
+		return nil, errors.New("the container has ended")
 	}
-	return nil, errors.New("the container has ended")
+	ls, err := intercept.Bind(s.ns, l, a.cfg.Bind)
+	if err == nil {
+		s.opened[l.Name] = time.Now()
+	}
+	return ls, err
 }
 
 // Way leads to a container from inside its own network, where that is known:

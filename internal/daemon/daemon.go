@@ -206,7 +206,7 @@ func (d *Daemon) build() (err error) {
 	}
 	open := d.sockets.bind
 	if d.agent != nil {
-		open, forwarding.Admit, forwarding.Way = d.agent.Open, d.agent.Admit, d.agent.Way
+		open, forwarding.Admit, forwarding.Way, forwarding.Ended = d.agent.Open, d.agent.Admit, d.agent.Way, d.agent.Ended
 	}
 	forwarding.Open = func(l spec.Link) ([]pump.Listener, error) { return d.sockets.open(l, open) }
 	d.forwarder = forward.New(forwarding)

@@ -130,6 +130,10 @@ func (t *Table) Named(word string) []*Container {
 	return found
 }
 
+// Lodgers returns the containers that live in the network of another, sorted by
+// name.
+func (t *Table) Lodgers(id string) []*Container { return t.Named(lodgersOf + id) }
+
 // Get returns the container with an id of 12 or 64 digits; nil: there is none.
 func (t *Table) Get(id string) *Container {
 	t.mu.Lock()

@@ -34,7 +34,12 @@ type Config struct {
 	// there, which are zero for here. nil: all are reached from here. It is
 	// asked at each attempt.
 	Way func(*spec.Endpoint) (namespace string, socket pump.SocketFunc, err error)
-	Log *slog.Logger // nil discards
+	// Ended tells whether nobody lives any more in a network namespace, as in
+	// spec.Listen; nil: they do in all. What goes on of links that were there is
+	// cut, or it would keep the namespace alive. It is asked at every Apply, and
+	// must not call the Forwarder.
+	Ended func(namespace string) bool
+	Log   *slog.Logger // nil discards
 	// LogConnections logs one line per connection, at its end.
 	LogConnections bool
 }
@@ -80,13 +85,15 @@ func New(cfg Config) *Forwarder {
 // Apply makes exactly these links be served and returns one error per link,
 // nil where it is. What is unchanged is not disturbed: a link with new targets
 // keeps its listener and its live connections, and one that is no longer named
-// stops listening while its connections go on.
+// stops listening while its connections go on, unless its clients have ended.
 func (fw *Forwarder) Apply(links []spec.Link) []error {
 	fw.apply.Lock()
 	defer fw.apply.Unlock()
 	fw.interrupt()
 	defer fw.resume()
-	serving := fw.closeUnnamed(links)
+	wanted := firstByListen(links)
+	serving := fw.closeUnnamed(wanted)
+	fw.cutEnded(wanted)
 	fw.loops.set(fw.listens(links)) // also of those that are about to open
 	errs := make([]error, len(links))
 	next := make([]*link, 0, len(links))
@@ -163,16 +170,10 @@ func SameSocket(a, b spec.Link) bool {
 // closeUnnamed retires the links that are not wanted as they are and returns
 // the others by their address. Sockets close before new ones open, since a new
 // link may want an old one's address.
-func (fw *Forwarder) closeUnnamed(links []spec.Link) map[spec.Listen]*link {
+func (fw *Forwarder) closeUnnamed(wanted map[spec.Listen]*spec.Link) map[spec.Listen]*link {
 	fw.mu.Lock()
 	old := fw.links
 	fw.mu.Unlock()
-	wanted := make(map[spec.Listen]*spec.Link, len(links)) // the first of each address: others are refused
-	for i := range links {
-		if s := &links[i]; wanted[s.Listen] == nil {
-			wanted[s.Listen] = s
-		}
-	}
 	keep := make(map[spec.Listen]*link, len(old))
 	for _, l := range old {
 		again := wanted[l.listen]
@@ -181,11 +182,41 @@ func (fw *Forwarder) closeUnnamed(links []spec.Link) map[spec.Listen]*link {
 			continue
 		}
 		fw.retire(l)
-		if again == nil && l.listen.Switched() {
-			l.cutAll() // its container has ended, whose address may be another's now
-		}
 	}
 	return keep
+}
+
+// firstByListen has the first link of each address: others are refused.
+func firstByListen(links []spec.Link) map[spec.Listen]*spec.Link {
+	first := make(map[spec.Listen]*spec.Link, len(links))
+	for i := range links {
+		if s := &links[i]; first[s.Listen] == nil {
+			first[s.Listen] = s
+		}
+	}
+	return first
+}
+
+// cutEnded cuts what goes on of links that are not wanted any more and whose
+// clients have ended, however long ago they were withdrawn.
+func (fw *Forwarder) cutEnded(wanted map[spec.Listen]*spec.Link) {
+	fw.mu.Lock()
+	retired := slices.Collect(maps.Keys(fw.retired))
+	fw.mu.Unlock()
+	for _, l := range retired {
+		if wanted[l.listen] == nil && fw.ended(l.listen) {
+			l.cutAll()
+		}
+	}
+}
+
+// ended tells whether the clients of a link have. A link without a socket is
+// for one life of a container, whose address may be another's after it.
+func (fw *Forwarder) ended(at spec.Listen) bool {
+	if at.Switched() {
+		return true
+	}
+	return at.Namespace != "" && fw.cfg.Ended != nil && fw.cfg.Ended(at.Namespace)
 }
 
 func (fw *Forwarder) retire(l *link) {

@@ -2,6 +2,7 @@ package forward
 
 import (
 	"net"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -110,4 +111,24 @@ func TestRetired_RemembersWhoWasAcceptedLast(t *testing.T) {
 	if n := len(w.fw.Connections(nil)); n != 1 {
 		t.Errorf("%d connections are known of, want 1", n)
 	}
+}
+
+// What goes on of a link that was withdrawn ends when nobody lives any more where
+// it was, be that later than the link.
+func TestRetired_EndsWithItsNamespace(t *testing.T) {
+	w := newWorld(t, nil, testnet.Serve(t, "tcp4", testnet.Echo).String())
+	var ended atomic.Bool
+	w.fw.cfg.Ended = func(namespace string) bool { return ended.Load() && namespace == "4:1" }
+	w.fw.Apply(nil)
+	w.link.Listen.Namespace = "4:1"
+	w.apply()
+	here, c := w.link, w.dial()
+	exchange(t, c, "x")
+	here.Listen.Namespace, here.Listen.Port = "", uint16(testnet.FreePort(t))
+	w.link = here
+	w.apply()
+	exchange(t, c, "y")
+	ended.Store(true)
+	w.apply()
+	w.resets(c, soon)
 }

@@ -1,0 +1,144 @@
+package daemon
+
+import (
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"legate/internal/spec"
+	"legate/internal/testnet"
+)
+
+// untiring answers its first datagram again and again.
+func untiring(t *testing.T) (address string) {
+	t.Helper()
+	c, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	t.Cleanup(func() { c.Close(); <-done })
+	go func() {
+		defer close(done)
+		_, from, err := c.ReadFrom(make([]byte, 16))
+		for tick := time.NewTicker(100 * time.Millisecond); err == nil; <-tick.C {
+			_, err = c.WriteTo([]byte("tick"), from)
+		}
+	}()
+	return c.LocalAddr().String()
+}
+
+// A connection whose server says nothing, and a session whose server does not
+// stop, end with the container: they would keep its network alive.
+func TestAgent_WhatIsLeftOfAContainerThatEndedIsCut(t *testing.T) {
+	for name, begin := range map[string]func(*testing.T) (target, listen string){
+		"tcp": func(t *testing.T) (string, string) { return testnet.Listen(t, "tcp4").String(), "6379" },
+		"udp": func(t *testing.T) (string, string) { return "udp://" + untiring(t), "53/udp" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			testnet.CheckLeaks(t)
+			target, listen := begin(t)
+			e, web := newStandIn(t), newTenant(t, idOf("a"))
+			e.set("start", idOf("a"), asks(web, "web", listen, target))
+			d := e.agentOf(t)
+			d.awaitLink(t, "web/"+listen, spec.StateUp)
+			port, _, _ := strings.Cut(listen, "/")
+			c := web.dial(t, name, "127.0.0.1:"+port)
+			if _, err := c.Write([]byte("hello")); err != nil {
+				t.Fatal(err)
+			}
+			testnet.Await(t, "the connection", func() bool { return len(d.forwarder.Connections(nil)) == 1 })
+			c.Close()
+			web.end()
+			e.remove(idOf("a"))
+			d.awaitNoLinks(t)
+			web.awaitGone(t)
+			testnet.Await(t, "the end of the connection", func() bool { return len(d.forwarder.Connections(nil)) == 0 })
+		})
+	}
+}
+
+// A link that is withdrawn while its container lives leaves its connections
+// alone; the end of the container ends them.
+func TestAgent_WithdrawnLinkKeepsItsConnections(t *testing.T) {
+	testnet.CheckLeaks(t)
+	echo := testnet.Serve(t, "tcp4", testnet.Echo)
+	e, web := newStandIn(t), newTenant(t, idOf("a"))
+	asking := asks(web, "web", "6379", echo.String())
+	e.set("start", idOf("a"), asking)
+	d := e.agentOf(t)
+	d.awaitLink(t, "web/6379", spec.StateUp)
+	c := web.dial(t, "tcp", "127.0.0.1:6379")
+	exchange(t, c)
+	asking.labels = map[string]string{"connect.6380": asking.labels["connect.6379"]}
+	e.set("update", idOf("a"), asking)
+	d.awaitLink(t, "web/6380", spec.StateUp)
+	exchange(t, c)
+	web.end()
+	testnet.Await(t, "the end of the connection", func() bool { return len(d.forwarder.Connections(nil)) == 0 })
+	c.Close()
+	web.awaitGone(t)
+}
+
+// Who lives in the network of a container lives there on when that has ended.
+func TestAgent_LodgersKeepTheirConnectionsUntilTheyEnd(t *testing.T) {
+	testnet.CheckLeaks(t)
+	echo := testnet.Serve(t, "tcp4", testnet.Echo)
+	e, vpn := newStandIn(t), newTenant(t, idOf("a"))
+	web := vpn.lodger(t, idOf("b"))
+	e.set("start", idOf("a"), box{name: "vpn", pid: vpn.pid})
+	asking := asks(web, "web", "6379", echo.String())
+	asking.mode = "container:" + idOf("a")
+	e.set("start", idOf("b"), asking)
+	d := e.agentOf(t)
+	d.awaitLink(t, "web/6379", spec.StateUp)
+	c := web.dial(t, "tcp", "127.0.0.1:6379")
+	exchange(t, c)
+	vpn.end()
+	e.set("die", idOf("a"), box{name: "vpn", state: "exited"})
+	d.awaitNoLinks(t)
+	exchange(t, c)
+	web.end()
+	e.remove(idOf("b"))
+	testnet.Await(t, "the end of the connection", func() bool { return len(d.forwarder.Connections(nil)) == 0 })
+	c.Close()
+	web.awaitGone(t)
+}
+
+// Of those that end while the engine is lost nothing is left either.
+func TestAgent_EndsWhileTheEngineIsLost(t *testing.T) {
+	testnet.CheckLeaks(t)
+	echo := testnet.Serve(t, "tcp4", testnet.Echo)
+	e, web, other := newStandIn(t), newTenant(t, idOf("a")), newTenant(t, idOf("b"))
+	e.set("start", idOf("a"), asks(web, "web", "6379", echo.String()))
+	e.set("start", idOf("b"), asks(other, "other", "6379", echo.String()))
+	d := e.agentOf(t)
+	d.awaitLink(t, "web/6379", spec.StateUp)
+	d.awaitLink(t, "other/6379", spec.StateUp)
+	c := other.dial(t, "tcp", "127.0.0.1:6379")
+	e.lose()
+	lost := func() bool { return strings.Contains(strings.Join(d.Snapshot().Warnings, "\n"), "the engine is lost") }
+	testnet.Await(t, "the loss", lost)
+	web.end()
+	testnet.Await(t, "the end of its link", func() bool { return len(d.Snapshot().Links) == 1 })
+	web.awaitGone(t)
+	d.awaitLink(t, "other/6379", spec.StateUp)
+	exchange(t, c)
+	if !lost() {
+		t.Error("it does not say any more that the engine is lost")
+	}
+}
+
+func exchange(t *testing.T, c net.Conn) {
+	t.Helper()
+	if err := c.SetDeadline(time.Now().Add(testnet.Patience)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+}
