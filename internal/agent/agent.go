@@ -63,8 +63,11 @@ type Agent struct {
 type space struct {
 	container string
 	ns        *intercept.Namespace
-	forget    func()               // ends the watch over its first process
-	opened    map[string]time.Time // by link, when its sockets were made; guarded by the agent's mu
+	forget    func() // ends the watch over its first process
+	// opened says when the sockets of links were made, which stay where they
+	// are when a container, and so its links, get another name; guarded by the
+	// agent's mu.
+	opened map[spec.Listen]time.Time
 }
 
 // way is from where a container is reached: its own network.
@@ -283,7 +286,7 @@ func (w *watch) enter(f intercept.Found) {
 	if w.cfg.Table.Get(f.Container) == nil {
 		w.running.Go(func() { _ = w.cfg.Table.Read(w.ctx, f.Container) }) // else the event of it will do
 	}
-	s := &space{container: f.Container, ns: f.Namespace, opened: map[string]time.Time{}}
+	s := &space{container: f.Container, ns: f.Namespace, opened: map[spec.Listen]time.Time{}}
 	forget, err := w.life.Watch(f.PID, f.Namespace, func() { hand(w.ctx, w.ended, s) })
 	if err != nil {
 		_ = f.Namespace.Close()

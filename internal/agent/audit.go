@@ -25,7 +25,7 @@ func (a *Agent) Status() spec.AgentStatus {
 func (a *Agent) Places(links []spec.Link) map[string]*spec.Place {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	opened := map[string]time.Time{}
+	opened := map[spec.Listen]time.Time{}
 	for _, s := range a.spaces {
 		maps.Copy(opened, s.opened)
 	}
@@ -35,7 +35,7 @@ func (a *Agent) Places(links []spec.Link) map[string]*spec.Place {
 			continue
 		}
 		p := &spec.Place{Container: l.For.ID, Name: l.For.Name, Namespace: namespaceOf(l.Listen.Namespace), Labels: l.Text}
-		if at, ok := opened[l.Name]; ok {
+		if at, ok := opened[l.Listen]; ok {
 			p.Opened = &at
 		}
 		places[l.Name] = p

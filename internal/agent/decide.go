@@ -242,7 +242,7 @@ func (a *Agent) Open(l spec.Link) ([]pump.Listener, error) {
 	}
 	ls, err := intercept.Bind(s.ns, l, a.cfg.Bind)
 	if err == nil {
-		s.opened[l.Name] = time.Now()
+		s.opened[l.Listen] = time.Now()
 	}
 	return ls, err
 }

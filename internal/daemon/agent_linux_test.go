@@ -130,6 +130,22 @@ func TestAgent_EndsWhileTheEngineIsLost(t *testing.T) {
 	}
 }
 
+// A container that is renamed has its links where they were.
+func TestAgent_RenamedContainersLinkIsOpenStill(t *testing.T) {
+	testnet.CheckLeaks(t)
+	e, web := newStandIn(t), newTenant(t, idOf("a"))
+	asking := asks(web, "web", "6379", testnet.Listen(t, "tcp4").String())
+	e.set("start", idOf("a"), asking)
+	d := e.agentOf(t)
+	before := d.awaitLink(t, "web/6379", spec.StateUp).Place
+	asking.name = "shop"
+	e.set("rename", idOf("a"), asking)
+	after := d.awaitLink(t, "shop/6379", spec.StateUp).Place
+	if before.Opened == nil || after.Opened == nil || !after.Opened.Equal(*before.Opened) {
+		t.Errorf("opened %v, after it was renamed %v", before.Opened, after.Opened)
+	}
+}
+
 func exchange(t *testing.T, c net.Conn) {
 	t.Helper()
 	if err := c.SetDeadline(time.Now().Add(testnet.Patience)); err != nil {
