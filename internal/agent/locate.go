@@ -103,16 +103,26 @@ func (w *watch) locate(ctx context.Context, id string) (intercept.Found, error) 
 	if err != nil {
 		return intercept.Found{}, err
 	}
-	f, err := intercept.Of(pid)
+	f, err := inhabited(id, pid)
 	if errors.Is(err, fs.ErrNotExist) {
 		err = spec.Errorf("run the agent with --pid host", "its process %d is not seen here", pid)
 	}
 	if err == nil && f.Host {
 		err = errors.Join(errOnHost, f.Namespace.Close())
 	}
+	return f, err
+}
+
+// inhabited returns where a container lives, of which a process is said to be:
+// its number may be another's by now, or be counted in another namespace.
+func inhabited(id string, pid int) (intercept.Found, error) {
+	f, err := intercept.Of(pid)
+	if err == nil && f.Container != id {
+		_ = f.Namespace.Close()
+		err = spec.Errorf("run the agent with --pid host", "process %d is not of container %.12s as the agent sees it", pid, id)
+	}
 	if err != nil {
 		return intercept.Found{}, err
 	}
-	f.Container = id
 	return f, nil
 }

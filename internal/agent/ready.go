@@ -26,15 +26,10 @@ func (a *Agent) Ready(ctx context.Context, id string, pid int) (bool, error) {
 	}
 	s := &starting{ctx: ctx, id: id, ready: make(chan bool, 1)}
 	if pid != 0 {
-		found, err := intercept.Of(pid)
-		if err != nil {
+		var err error
+		if s.found, err = inhabited(id, pid); err != nil {
 			return false, err
 		}
-		if found.Container != id {
-			_ = found.Namespace.Close()
-			return false, spec.Errorf("run the agent with --pid host", "process %d is not of container %.12s as the agent sees it", pid, id)
-		}
-		s.found = found
 	}
 	if !hand(ctx, a.starting, s) {
 		s.release()

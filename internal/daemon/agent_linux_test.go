@@ -146,6 +146,22 @@ func TestAgent_RenamedContainersLinkIsOpenStill(t *testing.T) {
 	}
 }
 
+// The engine may name a process that is not of the container: its number is
+// another's by now, or it counts them where we are not.
+func TestAgent_OpensNothingInAnothersNetwork(t *testing.T) {
+	testnet.CheckLeaks(t)
+	e, other := newStandIn(t), newTenant(t, idOf("b"))
+	e.set("start", idOf("a"), asks(other, "web", "6379", testnet.Listen(t, "tcp4").String()))
+	d := e.agentOf(t)
+	testnet.Await(t, "a warning", func() bool {
+		s := d.Snapshot()
+		if len(s.Links) != 0 {
+			t.Fatalf("a link of a is open in the network of b: %+v", s.Links)
+		}
+		return strings.Contains(strings.Join(s.Warnings, "\n"), "is not of container aaaaaaaaaaaa")
+	})
+}
+
 func exchange(t *testing.T, c net.Conn) {
 	t.Helper()
 	if err := c.SetDeadline(time.Now().Add(testnet.Patience)); err != nil {
