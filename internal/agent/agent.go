@@ -114,9 +114,9 @@ func (a *Agent) Watch(ctx context.Context, set func(spec.Wish)) error {
 	w := &watch{
 		Agent: a, set: set, life: life,
 		found: make(chan intercept.Found, 16), ended: make(chan *space, 16), told: make(chan error, 1), states: make(chan error, 1),
-		learned: make(chan variables, asksAtOnce), questions: make(chan struct{}, asksAtOnce),
+		learned: make(chan variables, asksAtOnce), questions: make(chan struct{}, asksAtOnce), asides: make(chan struct{}, asksAtOnce),
 		images: map[string]docker.Image{}, wordings: map[string]wording{},
-		asked:   map[string]bool{},
+		asked: map[string]bool{}, exposing: map[string]bool{},
 		unfound: map[string]unfound{},
 	}
 	// What still waits to hand something over must not hold up the end.
@@ -148,12 +148,14 @@ type watch struct {
 	told    chan error // of the table: nil is news, an error the loss of the engine
 	states  chan error // of the directory of namespaces
 	learned chan variables
-	// questions are those to the engine about single containers.
-	questions chan struct{}
+	// questions are those to the engine about single containers, and asides
+	// those of them for whose answers nobody waits.
+	questions, asides chan struct{}
 
 	images   map[string]docker.Image // by id
 	wordings map[string]wording      // by container
 	asked    map[string]bool         // containers whose process is being asked for
+	exposing map[string]bool         // containers whose ports were asked for
 	unfound  map[string]unfound      // by container; guarded by the agent's mu
 	waiting  []*starting             // containers that start when they have their links
 	lost     error                   // the engine

@@ -35,6 +35,7 @@ func (w *watch) decide() {
 	w.forgetImages(all)
 	w.forgetFormer()
 	maps.DeleteFunc(w.wordings, func(id string, _ wording) bool { return w.cfg.Table.Get(id) == nil })
+	maps.DeleteFunc(w.exposing, func(id string, _ bool) bool { return w.cfg.Table.Get(id) == nil })
 	for _, c := range all {
 		w.judge(c, d)
 	}
@@ -53,6 +54,7 @@ func (w *watch) decide() {
 
 // judge decides what a container serves and asks for.
 func (w *watch) judge(c *docker.Container, d *decision) {
+	w.learnExposed(c)
 	image, err := w.image(c)
 	if err != nil {
 		d.warn("container %s has no links and serves none: its labels cannot be told from those of its image: %v", c.Name, err)
@@ -222,7 +224,7 @@ func describe(c *docker.Container, image docker.Image) spec.Container {
 		Lodges: c.Landlord(), OnHost: c.Mode == "host",
 		Networks: joined(c),
 	}
-	for _, p := range slices.Concat(image.Ports, c.Ports) {
+	for _, p := range slices.Concat(image.Ports, c.Ports, c.Exposed) {
 		d.Exposed = append(d.Exposed, spec.Port(p))
 	}
 	return d

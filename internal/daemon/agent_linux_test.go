@@ -162,6 +162,34 @@ func TestAgent_OpensNothingInAnothersNetwork(t *testing.T) {
 	})
 }
 
+// A port that a container exposes is known to be its own before it runs, also
+// when that is not its first time.
+func TestAgent_OpensNoPortThatAContainerExposes(t *testing.T) {
+	testnet.CheckLeaks(t)
+	e, web := newStandIn(t), newTenant(t, idOf("a"))
+	asking := asks(web, "web", "6379", testnet.Listen(t, "tcp4").String())
+	asking.state, asking.exposes = "created", []string{"6379/tcp"}
+	e.hush(true) // the engine does not answer for a while
+	e.set("create", idOf("a"), asking)
+	d := e.agentOf(t)
+	testnet.Await(t, "a question", func() bool { return e.questions() > 0 })
+	e.hush(false)
+	testnet.Await(t, "the answer", func() bool { c := d.containers.Get(idOf("a")); return c != nil && c.Exposed != nil })
+	for _, p := range []*tenant{web, newTenant(t, idOf("a"))} {
+		asks, err := d.agent.Ready(t.Context(), idOf("a"), p.pid)
+		if s := d.Snapshot().Links; err != nil || !asks || len(s) != 1 || !strings.Contains(s[0].Error, "exposes port 6379") {
+			t.Errorf("when it starts: %v, %v, %+v", asks, err, s)
+		}
+		asking.state, asking.pid = "running", p.pid
+		e.set("start", idOf("a"), asking)
+		testnet.Await(t, "the start", func() bool { return d.containers.Get(idOf("a")).Runs() })
+		p.end()
+		asking.state = "exited"
+		e.set("die", idOf("a"), asking)
+		testnet.Await(t, "its end", func() bool { return !d.containers.Get(idOf("a")).Runs() })
+	}
+}
+
 func exchange(t *testing.T, c net.Conn) {
 	t.Helper()
 	if err := c.SetDeadline(time.Now().Add(testnet.Patience)); err != nil {

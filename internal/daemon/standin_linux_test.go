@@ -29,10 +29,10 @@ type standIn struct {
 	*httptest.Server
 	events chan string
 
-	mu      sync.Mutex // guards the following
-	boxes   map[string]box
-	silent  bool // about single containers, as while it starts one
-	inspect int  // how often it was asked about one
+	mu     sync.Mutex // guards the following
+	boxes  map[string]box
+	silent bool // about single containers
+	asked  int  // how often it was asked about one
 }
 
 // box is a container as a test has it.
@@ -96,7 +96,7 @@ func (s *standIn) list(w http.ResponseWriter) {
 func (s *standIn) about(id string, w http.ResponseWriter) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.inspect++
+	s.asked++
 	b, known := s.boxes[id]
 	if !known || s.silent {
 		w.WriteHeader(http.StatusNotFound)
@@ -108,6 +108,20 @@ func (s *standIn) about(id string, w http.ResponseWriter) {
 		ports[p] = map[string]any{}
 	}
 	write(w, map[string]any{"Id": id, "State": map[string]any{"Pid": b.pid}, "Config": map[string]any{"ExposedPorts": ports}})
+}
+
+// hush has it answer no question about single containers, or answer again.
+func (s *standIn) hush(on bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.silent = on
+}
+
+// questions counts those.
+func (s *standIn) questions() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.asked
 }
 
 func write(w http.ResponseWriter, what any) { _ = json.NewEncoder(w).Encode(what) }

@@ -50,6 +50,9 @@ type Container struct {
 	Networks []Network // sorted by name; none while it does not run
 	Joined   []string  // the names of its networks, sorted; also before it runs
 	Ports    []Port    // the exposed and the published ones, sorted; none while it does not run
+	// Exposed are the ports that its configuration exposes, sorted; nil: nobody
+	// told the table, which the list does not.
+	Exposed []Port
 	// Start counts its starts as far as they were seen: where it differs, the
 	// processes are others, whatever the addresses are.
 	Start int
@@ -180,7 +183,8 @@ func networks(settings map[string]*network.EndpointSettings) []Network {
 func (c *Container) same(other *Container) bool {
 	return c.Name == other.Name && c.Image == other.Image && c.State == other.State && c.Health == other.Health &&
 		c.Mode == other.Mode && c.Start == other.Start && maps.Equal(c.Labels, other.Labels) &&
-		slices.Equal(c.Networks, other.Networks) && slices.Equal(c.Joined, other.Joined) && slices.Equal(c.Ports, other.Ports)
+		slices.Equal(c.Networks, other.Networks) && slices.Equal(c.Joined, other.Joined) && slices.Equal(c.Ports, other.Ports) &&
+		(c.Exposed == nil) == (other.Exposed == nil) && slices.Equal(c.Exposed, other.Exposed)
 }
 
 // restarted tells whether the container, which runs in both records, was

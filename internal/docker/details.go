@@ -34,6 +34,20 @@ func (c *Client) Variables(ctx context.Context, id string) ([]string, error) {
 	return r.Config.Env, nil
 }
 
+// Exposed returns the ports that a container's configuration exposes, sorted,
+// also while it does not run: those of its image, and what was exposed or
+// published when it was made. The engine does not answer while it starts that
+// container. The error is a *spec.UserError, unless ctx ended or there is no
+// such container.
+func (c *Client) Exposed(ctx context.Context, id string) ([]Port, error) {
+	r, err := c.inspect(ctx, id)
+	if err != nil || r.Config == nil {
+		return nil, err
+	}
+	r.NetworkSettings = nil
+	return ports(r), nil
+}
+
 // Image is what every container of an image has, without anybody who started
 // it having said so.
 type Image struct {

@@ -176,6 +176,18 @@ func (t *Table) Read(ctx context.Context, id string) error {
 	return nil
 }
 
+// Expose records which ports the configuration of a container exposes, which
+// never changes, for as long as the container is there.
+func (t *Table) Expose(id string, ports []Port) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if before := t.all[id]; before != nil {
+		now := *before
+		now.Exposed = append([]Port{}, ports...) // not nil
+		t.put(&now)
+	}
+}
+
 // All returns every container, sorted by name.
 func (t *Table) All() []*Container {
 	t.mu.Lock()
@@ -188,6 +200,9 @@ func (t *Table) put(c *Container) {
 	before := t.all[c.ID]
 	if before != nil {
 		c.Start = before.Start
+		if c.Exposed == nil {
+			c.Exposed = before.Exposed
+		}
 		if before.Runs() && (!c.Runs() || restarted(before, c)) {
 			c.Start++
 		}

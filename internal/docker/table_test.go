@@ -173,6 +173,33 @@ func TestTable_TellsThoseConcerned(t *testing.T) {
 	}
 }
 
+// What the list does not say is not forgotten with each answer, but with the
+// container.
+func TestTable_KeepsWhatAContainerExposes(t *testing.T) {
+	table, _ := quiet()
+	s := table.Subscribe(idA)
+	c := func(state string) *Container { return &Container{ID: idA, Name: "web", State: state} }
+	table.putOne(c(StateCreated))
+	<-s.wake
+	for _, ports := range [][]Port{{}, {{spec.TCP, 6379}}} {
+		table.Expose(idA, ports)
+		<-s.wake
+		table.putOne(c(StateRunning))
+		table.putOne(c(StateExited))
+		if got := table.Get(idA).Exposed; got == nil || !slices.Equal(got, ports) {
+			t.Errorf("after a start and an end it exposes %#v, want %#v", got, ports)
+		}
+		<-s.wake
+	}
+	table.mu.Lock()
+	table.remove(idA)
+	table.mu.Unlock()
+	table.Expose(idA, []Port{{spec.TCP, 6379}})
+	if all := table.All(); len(all) != 0 {
+		t.Errorf("one that is gone came back: %+v", all)
+	}
+}
+
 func TestSession_BelievesDeath(t *testing.T) {
 	table, s := quiet()
 	now := time.Now()

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"testing"
 
+	"legate/internal/spec"
 	"legate/internal/testnet"
 )
 
@@ -13,7 +14,7 @@ func TestVariables_OfRealEngines(t *testing.T) {
 		t.Run(label, func(t *testing.T) {
 			testnet.CheckLeaks(t)
 			e := testnet.StartDockerd(t, testnet.DockerdConfig{Program: dockerd})
-			e.Import(t, "app", "ENV BACKEND_80=site")
+			e.Import(t, "app", "ENV BACKEND_80=site", "EXPOSE 8080")
 			id := e.Docker(t, "create", "-e", "BACKEND_6379=redis", "app")
 			c, err := New(e.Host)
 			if err != nil {
@@ -27,6 +28,10 @@ func TestVariables_OfRealEngines(t *testing.T) {
 			image, err := c.Image(t.Context(), e.Docker(t, "inspect", "-f", "{{.Image}}", id))
 			if err != nil || slices.Contains(image.Variables, "BACKEND_6379=redis") || !slices.Contains(image.Variables, "BACKEND_80=site") {
 				t.Errorf("the image has %q, %v", image.Variables, err)
+			}
+			exposing := e.Docker(t, "create", "--expose", "6379", "-p", "127.0.0.1::53/udp", "app")
+			if got, err := c.Exposed(t.Context(), exposing); err != nil || !slices.Equal(got, []Port{{spec.UDP, 53}, {spec.TCP, 6379}, {spec.TCP, 8080}}) {
+				t.Errorf("it exposes %v, %v", got, err)
 			}
 			_, err = c.Variables(t.Context(), idA)
 			if err == nil {

@@ -176,10 +176,16 @@ func TestAgentRules(t *testing.T) {
 		// Labels of an image decide nothing, and what the application serves itself is left alone.
 		a.docker("commit", "--change", "LABEL connect.2001=redis", "web", "legate-e2e/sly")
 		a.docker(append(append([]string{"run", "-d", "--name", "sly", "--expose", "6379"}, project("shop", "sly")...),
-			"--label", "connect.6379=redis", "--label", "connect.6380=redis", "--label", "connect.6379.force=false", "legate-e2e/sly", "sleep", "600")...)
+			"--label", "connect.6379=redis", "--label", "connect.6380=redis", "--label", "connect.6379.force=false", "legate-e2e/sly", "sh", "-c", "redis-server --port 6379 || sleep 600")...)
 		eventually(t, 20*time.Second, func() (bool, string) {
 			status := a.run("docker exec agent legate status")
 			return strings.Contains(status, "sly/6380") && strings.Contains(status, "exposes port 6379") && !strings.Contains(status, "sly/2001"), status
+		})
+		// When it is restarted that is known before its first instruction.
+		a.run("docker restart -t 0 sly")
+		eventually(t, 20*time.Second, func() (bool, string) {
+			out, err := a.try("docker exec sly redis-cli get who")
+			return err == nil && out == "", out + errText(err)
 		})
 
 		// Who lives in the network of another shares its localhost; who lives in the host's has none of its own.
