@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -144,24 +145,29 @@ func (d *Daemon) question(ctx context.Context, t *trial) (warnings []string, err
 	defer cancel()
 	defer context.AfterFunc(d.cutting, cancel)()
 	d.awaitNames(limit, t.targets)
-	if t.link.Listen.Protocol == spec.UDP || spec.FormatTargets(t.targets) == t.from {
+	if spec.FormatTargets(t.targets) == t.from {
 		return d.sourceErrors(t.targets), nil
 	}
-	view := viewOf(t.link.Options, t.targets)
-	if t.request.Force {
+	there := t.link
+	there.Targets = t.targets
+	view := d.forwarder.View(there)
+	switch {
+	case t.link.Listen.Protocol == spec.UDP:
+		warnings, err = d.sourceErrors(t.targets), d.pool.Denied(view)
+	case t.request.Force:
 		err = d.pool.Probe(limit, view)
-	} else {
+	default:
 		err = d.awaitServing(limit, view)
 	}
 	switch {
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
 	case err == nil:
-		return nil, nil
+		return warnings, nil
 	case t.request.Force:
-		return []string{err.Error()}, nil
+		return append(warnings, err.Error()), nil
 	}
-	return nil, t.refusal(err)
+	return nil, t.refusal(err, spec.HintOf(d.pool.Denied(view)))
 }
 
 // askAgain is how long a target that does not serve yet is left alone.
@@ -188,15 +194,16 @@ func (d *Daemon) awaitServing(ctx context.Context, v endpoints.View) error {
 	}
 }
 
-// refusal says why the link goes where it went.
-func (t *trial) refusal(err error) error {
+// refusal says why the link goes where it went. The hint is the policy's, where
+// that is against it: force gives nobody the right to go there.
+func (t *trial) refusal(err error, hint string) error {
 	again := fmt.Sprintf("legate swap %s %s --force", t.link.Name, t.request.Target)
 	if t.request.Undo {
 		again = fmt.Sprintf("legate swap %s --undo --force", t.link.Name)
 	}
 	to := spec.FormatTargets(t.targets)
 	why := strings.TrimPrefix(err.Error(), to+": ") // of the one endpoint that it is
-	return spec.Errorf("go there all the same: "+again, "%s does not serve: %s; link %s still goes to %s", to, why, t.link.Name, t.from)
+	return spec.Errorf(cmp.Or(hint, "go there all the same: "+again), "%s does not serve: %s; link %s still goes to %s", to, why, t.link.Name, t.from)
 }
 
 // awaitNames gives names the time to be found before the link goes there: a

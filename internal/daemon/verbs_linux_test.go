@@ -3,9 +3,12 @@ package daemon
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -202,5 +205,45 @@ func TestDrain_OfATargetNamesItsEndpoints(t *testing.T) {
 	r, err := d.Drain(t.Context(), control.DrainRequest{Name: "[::ffff:127.0.0.1]:" + port})
 	if err != nil || r.Endpoint != blue.String() {
 		t.Errorf("got %+v, %v", r, err)
+	}
+}
+
+// A swap asks with the rights of this process, and may not for a container
+// what that may not itself.
+func TestSwap_AsksNobodyWhoIsDeniedToTheContainer(t *testing.T) {
+	var asked atomic.Int64
+	server := testnet.Serve(t, "tcp4", func(net.Conn) { asked.Add(1) })
+	file := filepath.Join(t.TempDir(), "endpoints.json")
+	if err := os.WriteFile(file, fmt.Appendf(nil, `[{"address":%q}]`, server), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	web := &spec.Container{ID: "42", Name: "web"}
+	links := parseLinks(t, socket(t)+"="+socket(t)+";name=web/80", fmt.Sprintf("127.0.0.1:%d/udp=192.0.2.1:53;name=web/53", testnet.FreePort(t)))
+	links[0].For, links[1].For = web, web
+	d := start(t, Config{
+		Agent:   &AgentConfig{Labels: spec.LabelConfig{Options: spec.DefaultOptions(), Policy: spec.Policy{AllowTargets: []string{"file:" + file}}}},
+		Sources: SourceConfig{Environ: []string{"DOCKER_HOST=" + socket(t)}},
+		Origins: []Origin{wishing{spec.Wish{Links: links}}},
+	})
+	testnet.Eventually(t, testnet.Patience, func() bool { return len(d.Snapshot().Links) == 2 })
+	for _, l := range links {
+		swap := control.SwapRequest{Link: l.Name, Target: "file:" + file, Timeout: control.Duration(50 * time.Millisecond)}
+		_, err := d.Swap(t.Context(), swap)
+		u, ok := errors.AsType[*spec.UserError](err)
+		if !ok || !strings.Contains(u.What, "container web may not have a link to "+server.String()) || !strings.Contains(u.Hint, "--allow-target="+server.String()) {
+			t.Errorf("swap of %s: %#v", l.Name, err)
+		}
+		swap.Force = true
+		reply, err := d.Swap(t.Context(), swap)
+		if err != nil || len(reply.Warnings) != 1 || !strings.Contains(reply.Warnings[0], "may not have a link") {
+			t.Errorf("by force swap of %s warns of %q (%v)", l.Name, reply.Warnings, err)
+		}
+		testnet.Eventually(t, testnet.Patience, func() bool {
+			s := linkStatus(t, d, l.Name)
+			return len(s.Endpoints) == 1 && s.Endpoints[0].Health == spec.HealthDenied
+		})
+	}
+	if n := asked.Load(); n != 0 {
+		t.Errorf("the server was asked %d times", n)
 	}
 }

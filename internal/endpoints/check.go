@@ -42,7 +42,7 @@ func (p *Pool) settle(e *Live) {
 	if e.Protocol != spec.UDP {
 		for _, tg := range e.targets {
 			for _, c := range tg.checks {
-				if e.askedWith(c) == nil {
+				if e.askedWith(c) == nil && e.wants(c) {
 					e.asked = append(e.asked, newAsked(e, c))
 				}
 			}
@@ -78,8 +78,14 @@ func (e *Live) askedWith(c *health) *asked {
 	return nil
 }
 
+// wants tells whether somebody has that check who may go to e.
 func (e *Live) wants(c *health) bool {
-	return slices.ContainsFunc(e.targets, func(tg *target) bool { return slices.Contains(tg.checks, c) })
+	for w := range e.watchers() {
+		if w.check == c {
+			return true
+		}
+	}
+	return false
 }
 
 // begin sets when the check after this one is due: after a random part of the

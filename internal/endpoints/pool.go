@@ -159,6 +159,7 @@ func (p *Pool) Set(t spec.Target, a spec.Answer) {
 			p.leave(tg, e)
 		}
 	}
+	p.admitAll(tg)
 	tg.version.Add(1)
 	p.mu.Unlock()
 	p.cfg.Changed(t)

@@ -1,10 +1,12 @@
 package endpoints
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -62,7 +64,7 @@ func (p *Pool) probed(v *View) ([]spec.Endpoint, error) {
 	l := p.List(v, nil)
 	var es []spec.Endpoint
 	for i := range l.All {
-		if l.All[i].Health != spec.HealthDrained {
+		if h := l.All[i].Health; h != spec.HealthDrained && h != spec.HealthDenied {
 			es = append(es, l.All[i].Endpoint)
 		}
 	}
@@ -70,7 +72,7 @@ func (p *Pool) probed(v *View) ([]spec.Endpoint, error) {
 	case len(es) > 0:
 		return es, nil
 	case len(l.All) > 0:
-		return nil, fmt.Errorf("%s is drained", l.All[0].Endpoint)
+		return nil, barred(l.All)
 	}
 	for _, t := range v.Targets {
 		if a := p.Answer(t); a.Err != nil {
@@ -78,6 +80,33 @@ func (p *Pool) probed(v *View) ([]spec.Endpoint, error) {
 		}
 	}
 	return nil, errors.New("the target has no endpoint")
+}
+
+// Denied says why the view's callers may go to none of its endpoints, and in its
+// hint what is to be done; nil where there is none, or one that they may go to.
+func (p *Pool) Denied(v View) error {
+	all := p.List(&v, nil).All
+	if len(all) == 0 || slices.ContainsFunc(all, func(c Candidate) bool { return c.Health != spec.HealthDenied }) {
+		return nil
+	}
+	return barred(all)
+}
+
+// barred says why none of these may be tried. What is to be done about one that
+// is denied, its error tells.
+func barred(all []Candidate) error {
+	hint := ""
+	why := make([]string, len(all))
+	for i := range all {
+		c := &all[i]
+		if c.Health != spec.HealthDenied {
+			why[i] = fmt.Sprintf("%s is drained", c.Endpoint)
+			continue
+		}
+		why[i] = fmt.Sprintf("%s: %v", c.Endpoint, c.LastErr)
+		hint = cmp.Or(hint, spec.HintOf(c.LastErr))
+	}
+	return spec.Errorf(hint, "%s", strings.Join(why, "; "))
 }
 
 func notServing(es []spec.Endpoint, why []error) error {

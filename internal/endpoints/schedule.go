@@ -211,11 +211,9 @@ func sooner(a, b time.Duration) time.Duration {
 // has a check has reason not to have connections made that say nothing. A
 // MySQL server, for one, refuses hosts that make too many of those.
 func (e *Live) isAsked() bool {
-	for _, tg := range e.targets {
-		for _, w := range tg.watchers {
-			if w.check == nil {
-				return false
-			}
+	for w := range e.watchers() {
+		if w.check == nil {
+			return false
 		}
 	}
 	return len(e.asked) > 0
@@ -229,6 +227,8 @@ func (p *Pool) recovery(e *Live, a *asked) time.Duration {
 	waits := (e.state != Serving || a != nil && a.verdict == unhealthy) && !e.timed()
 	last := max(e.began, time.Duration(e.served.Load()))
 	switch {
+	case e.isDenied():
+		return 0
 	case e.doubted:
 		return atOnce
 	case (!down || !waits) && !check && e.ejection != unreached:
@@ -247,12 +247,10 @@ func (p *Pool) recovery(e *Live, a *asked) time.Duration {
 const atOnce = time.Duration(1)
 
 func (e *Live) attention() (urgent, down, check bool) {
-	for _, tg := range e.targets {
-		for _, w := range tg.watchers {
-			urgent = urgent || w.attention == Urgent
-			down = down || w.attention == Down || w.attention == Urgent
-			check = check || w.attention == Check
-		}
+	for w := range e.watchers() {
+		urgent = urgent || w.attention == Urgent
+		down = down || w.attention == Down || w.attention == Urgent
+		check = check || w.attention == Check
 	}
 	return urgent, down, check
 }

@@ -1,6 +1,8 @@
 package endpoints
 
 import (
+	"iter"
+	"maps"
 	"slices"
 	"time"
 
@@ -17,7 +19,8 @@ type View struct {
 	AllUnhealthy spec.AllUnhealthy // "": auto
 	Limit        int               // of connections at an endpoint; 0: none
 	// Admit says why the view's callers may not go to an endpoint; nil: they may
-	// go to all. It is asked under the pool's lock, and must not call the pool.
+	// go to all. Nor does the pool go there for them, with a check or a probe.
+	// It is asked under the pool's lock, and must not call the pool.
 	Admit func(*spec.Member) error
 }
 
@@ -50,10 +53,13 @@ type watch struct {
 	targets   []spec.Target
 	check     *health // nil: none
 	attention Attention
+	admit     func(*spec.Member) error // nil: all
+	denied    map[*Live]bool           // of the endpoints of targets, those that admit is against
 }
 
 // Watch sets what owner wants: the checks of its view run, and its endpoints
-// are watched with that attention, until Forget or another Watch.
+// are watched with that attention, until Forget or another Watch. The view's
+// Admit is asked anew each time.
 func (p *Pool) Watch(owner any, v View, a Attention) {
 	if p.cfg.Check == nil {
 		v.Check = spec.Check{}
@@ -62,14 +68,19 @@ func (p *Pool) Watch(owner any, v View, a Attention) {
 	defer p.mu.Unlock()
 	check, w := p.intern(v.Check), p.watches[owner]
 	if w != nil && w.check == check && slices.Equal(w.targets, v.Targets) {
-		if w.attention != a {
-			w.attention = a
+		w.admit = v.Admit
+		other := w.attention != a
+		w.attention = a
+		switch {
+		case p.admit(w):
+			p.each(w.targets, p.settle)
+		case other:
 			p.each(w.targets, p.plan)
 		}
 		return
 	}
 	old := p.forget(owner)
-	w = &watch{slices.Clone(v.Targets), check, a}
+	w = &watch{targets: slices.Clone(v.Targets), check: check, attention: a, admit: v.Admit}
 	p.watches[owner] = w
 	for _, t := range w.targets {
 		tg := p.target(t)
@@ -78,8 +89,68 @@ func (p *Pool) Watch(owner any, v View, a Attention) {
 		}
 		tg.checks = tg.wanted()
 	}
+	p.admit(w)
 	p.each(w.targets, p.settle)
 	p.each(old, p.settle)
+}
+
+// admit asks where the watch's owner may go, and tells whether that is new.
+func (p *Pool) admit(w *watch) (changed bool) {
+	was := w.denied
+	w.denied = nil
+	if w.admit != nil {
+		for _, t := range w.targets {
+			p.admitTo(w, p.targets[t])
+		}
+	}
+	return !maps.Equal(was, w.denied)
+}
+
+func (p *Pool) admitTo(w *watch, tg *target) {
+	if tg == nil {
+		return
+	}
+	for i := range tg.answer.Endpoints {
+		m := &tg.answer.Endpoints[i]
+		if w.admit(m) == nil {
+			continue
+		}
+		if w.denied == nil {
+			w.denied = map[*Live]bool{}
+		}
+		w.denied[p.endpoints.find(m.Endpoint)] = true
+	}
+}
+
+// admitAll is admit for all that watch a target, whose endpoints changed.
+func (p *Pool) admitAll(tg *target) {
+	for _, w := range tg.watchers {
+		if p.admit(w) {
+			p.each(w.targets, p.settle)
+		}
+	}
+}
+
+// watchers are those of its targets whose owners may go to e.
+func (e *Live) watchers() iter.Seq[*watch] {
+	return func(yield func(*watch) bool) {
+		for _, tg := range e.targets {
+			for _, w := range tg.watchers {
+				if !w.denied[e] && !yield(w) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// isDenied tells whether all that watch e may not go there. For them it must
+// not be probed either; without any watcher it is for a swap, which may.
+func (e *Live) isDenied() bool {
+	for range e.watchers() {
+		return false
+	}
+	return slices.ContainsFunc(e.targets, func(tg *target) bool { return len(tg.watchers) > 0 })
 }
 
 // Forget ends what owner wanted.

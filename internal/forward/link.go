@@ -58,12 +58,14 @@ type link struct {
 }
 
 func newLink(fw *Forwarder, s spec.Link) *link {
-	l := &link{fw: fw, listen: s.Listen, id: rand.Uint64(), spec: s, view: fw.viewOf(s), senders: sendersOf(&s.Options), generation: 1, stats: newStats(), shut: s.Mode == spec.ModeDrain, stop: make(chan struct{})}
+	l := &link{fw: fw, listen: s.Listen, id: rand.Uint64(), spec: s, view: fw.View(s), senders: sendersOf(&s.Options), generation: 1, stats: newStats(), shut: s.Mode == spec.ModeDrain, stop: make(chan struct{})}
 	l.preface = &pump.Preface{Timeout: headerTimeout, Parse: l.parseHeader}
 	return l
 }
 
-func (fw *Forwarder) viewOf(s spec.Link) endpoints.View {
+// View is what a link wants of its endpoints, and which of them its callers may
+// go to. The link need not be served.
+func (fw *Forwarder) View(s spec.Link) endpoints.View {
 	o := &s.Options
 	var admit func(*spec.Member) error
 	if fw.cfg.Admit != nil {
@@ -153,7 +155,7 @@ func (l *link) set(s spec.Link) {
 		// do passes that began with the old one.
 		l.downSince, l.upSince = time.Time{}, time.Now()
 	}
-	l.spec, l.view, l.list = s, l.fw.viewOf(s), nil
+	l.spec, l.view, l.list = s, l.fw.View(s), nil
 	l.shut = l.shut && s.Mode == spec.ModeDrain
 	l.senders = sendersOf(&s.Options)
 	l.attention = l.needs()
