@@ -154,3 +154,53 @@ func TestDrain_BarsEndpoints(t *testing.T) {
 		w.wantCalls("changed", &w.changed)
 	})
 }
+
+// What one owner holds against an endpoint has nobody else try it last, and ends
+// by itself.
+func TestOwn_EjectsForOneOwnerAlone(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.set(one, tcp(1), tcp(2))
+		w.pool.Report(tcp(1), nil)
+		w.pool.Report(tcp(2), nil)
+		own := Own{Err: io.EOF, Since: w.start, Until: w.start.Add(time.Second)}
+		v := view(one)
+		v.Balance = spec.BalanceFirst
+		v.Own = func(e spec.Endpoint) Own {
+			if e == tcp(1) {
+				return own
+			}
+			return Own{}
+		}
+		first := func(want spec.Endpoint) *List {
+			t.Helper()
+			l := w.pool.List(v, nil)
+			if c, _ := l.First(Key{}); c.Endpoint != want {
+				t.Errorf("%v is first, want %v", c.Endpoint, want)
+			}
+			return l
+		}
+		l := first(tcp(2))
+		if c := w.seen(v, tcp(1)); c.State != Serving || c.Health != spec.HealthEjected || c.Barred || !errors.Is(c.LastErr, io.EOF) || !c.Until.Equal(own.Until) || !c.Since.Equal(w.start) {
+			t.Errorf("it is %+v", c)
+		}
+		own.Unreached = true
+		if c := w.seen(v, tcp(1)); c.State != Failing || c.Barred {
+			t.Errorf("it is %+v", c)
+		}
+		w.wantOrder(0, []spec.Target{one}, tcp(1), tcp(2))
+		w.until(999 * time.Millisecond)
+		if w.pool.List(v, l) != l {
+			t.Error("the list is made anew before it changes")
+		}
+		w.until(time.Second)
+		if w.pool.List(v, l) == l {
+			t.Error("the list outlives the ejection")
+		}
+		first(tcp(1))
+		own.Until = w.start.Add(time.Minute)
+		w.fail(tcp(1)) // that others know, too, is said first
+		if c := w.seen(v, tcp(1)); !errors.Is(c.LastErr, errRefused) || c.State != Failing {
+			t.Errorf("it is %+v", c)
+		}
+	})
+}

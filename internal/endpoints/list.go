@@ -163,6 +163,9 @@ func (p *Pool) describe(c *Candidate, k *look) {
 	if e.ejection == unreached {
 		c.State = Failing
 	}
+	if k.view.Own != nil {
+		p.describeOwn(c, k)
+	}
 	if a != nil && a.verdict == unhealthy {
 		c.Health, c.Since, c.LastErr = spec.HealthUnhealthy, p.at(a.since), a.err
 		_, c.Standby = errors.AsType[*spec.RoleError](a.err)
@@ -180,6 +183,22 @@ func (p *Pool) describe(c *Candidate, k *look) {
 		}
 	}
 	p.slow(c, k, risen)
+}
+
+// describeOwn says what the view's owner alone holds against the endpoint.
+func (p *Pool) describeOwn(c *Candidate, k *look) {
+	o := k.view.Own(c.Endpoint)
+	until := o.Until.Sub(p.start)
+	if o.Err == nil || until <= k.now {
+		return
+	}
+	k.list.expires = sooner(k.list.expires, until)
+	if o.Unreached {
+		c.State = Failing
+	}
+	if c.Health != spec.HealthEjected {
+		c.Health, c.Since, c.Until, c.LastErr = spec.HealthEjected, o.Since, o.Until, o.Err
+	}
 }
 
 // describeReported says that the endpoint's source finds it unhealthy, whatever

@@ -22,6 +22,17 @@ type View struct {
 	// go to all. Nor does the pool go there for them, with a check or a probe.
 	// It is asked under the pool's lock, and must not call the pool.
 	Admit func(*spec.Member) error
+	// Own says what the view's owner alone holds against an endpoint; nil:
+	// nothing. It is asked as Admit is.
+	Own func(spec.Endpoint) Own
+}
+
+// Own is why the owner of a view tries an endpoint last that others find good,
+// for a time.
+type Own struct {
+	Err          error // nil: there is nothing
+	Unreached    bool  // it could not be connected to: the candidate is Failing
+	Since, Until time.Time
 }
 
 // holds tells whether an endpoint that its check does not vouch for must not be

@@ -16,9 +16,15 @@ import (
 // handler is a link as an engine sees it, up and with nobody listening.
 func handler(t testing.TB, targets ...string) *link {
 	t.Helper()
+	return probing(t, syscall.ECONNREFUSED, targets...)
+}
+
+// probing is handler where probes find that.
+func probing(t testing.TB, found error, targets ...string) *link {
+	t.Helper()
 	var fw *Forwarder
 	pool := endpoints.New(endpoints.Config{
-		Dial:    func(context.Context, spec.Endpoint, time.Duration) error { return syscall.ECONNREFUSED },
+		Dial:    func(context.Context, spec.Endpoint, time.Duration) error { return found },
 		Changed: func(target spec.Target) { fw.Changed(target) },
 	})
 	t.Cleanup(pool.Close)

@@ -185,13 +185,16 @@ func (l *link) Connected(p *pump.Flow, leg int) {
 	}
 	for i := range ps.legs {
 		if i != leg && ps.legs[i].Err != nil {
-			l.legFailed(f, ps.candidates[ps.tried+i].Endpoint, ps.legs[i].Err)
+			l.legFailed(f, ps.candidates[ps.tried+i].Endpoint, ps.legs[i].Err, ps.given(i))
 		}
 	}
 	l.mu.Lock()
 	f.on, f.live, f.since = l.stats.connected(c), c.Live, now
 	l.settleRelease(f)
 	l.tell(f)
+	if f.on.own != nil && f.on.own.unreached {
+		l.readmit(f.on)
+	}
 	l.joinFate(f, c)
 	late := f.on.fate.isFor(f.began)
 	if !ps.hasOther() || ps.isFresh() {
@@ -232,6 +235,9 @@ func (l *link) Done(p *pump.Flow, r pump.Result) {
 	}
 	if on != nil {
 		on.heard(r, quick, l.sendsProxy())
+		if r.Counters.Out > 0 && on.own != nil && f.since > on.own.since {
+			l.readmit(on) // what an older connection says does not end an ejection
+		}
 	}
 	l.stats.ends(f, r.Counters)
 	l.settleRelease(f)

@@ -58,9 +58,17 @@ type link struct {
 }
 
 func newLink(fw *Forwarder, s spec.Link) *link {
-	l := &link{fw: fw, listen: s.Listen, id: rand.Uint64(), spec: s, view: fw.View(s), senders: sendersOf(&s.Options), generation: 1, stats: newStats(), shut: s.Mode == spec.ModeDrain, stop: make(chan struct{})}
+	l := &link{fw: fw, listen: s.Listen, id: rand.Uint64(), spec: s, senders: sendersOf(&s.Options), generation: 1, stats: newStats(), shut: s.Mode == spec.ModeDrain, stop: make(chan struct{})}
+	l.view = l.viewOf(s)
 	l.preface = &pump.Preface{Timeout: headerTimeout, Parse: l.parseHeader}
 	return l
+}
+
+// viewOf is View with what this link itself found out.
+func (l *link) viewOf(s spec.Link) endpoints.View {
+	v := l.fw.View(s)
+	v.Own = l.ownOf
+	return v
 }
 
 // View is what a link wants of its endpoints, and which of them its callers may
@@ -155,7 +163,10 @@ func (l *link) set(s spec.Link) {
 		// do passes that began with the old one.
 		l.downSince, l.upSince = time.Time{}, time.Now()
 	}
-	l.spec, l.view, l.list = s, l.fw.View(s), nil
+	l.spec, l.view, l.list = s, l.viewOf(s), nil
+	if was.Options != s.Options {
+		l.forgive()
+	}
 	l.shut = l.shut && s.Mode == spec.ModeDrain
 	l.senders = sendersOf(&s.Options)
 	l.attention = l.needs()

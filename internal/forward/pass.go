@@ -2,8 +2,6 @@ package forward
 
 import (
 	"errors"
-	"slices"
-	"syscall"
 	"time"
 
 	"legate/internal/endpoints"
@@ -35,6 +33,7 @@ type pass struct {
 	legs       []pump.Leg
 	begun      int           // so many of the next ones have the connect in their load
 	dialled    time.Duration // when the legs were named
+	left       time.Duration // for all attempts, from then on
 	timeout    time.Duration // of one attempt
 	settle     time.Duration
 	sends      spec.ProxyVersion
@@ -193,7 +192,7 @@ func (l *link) tryNext(f *flow, now time.Duration) pump.Step {
 		ps.legs = append(ps.legs, leg)
 	}
 	ps.connect(1) // the others stand by, most often for nothing
-	ps.dialled = now
+	ps.dialled, ps.left = now, f.began+attemptsLimit-now
 	if ps.starting {
 		ps.legs[0].Begin = l.onBegin(f)
 	}
@@ -236,12 +235,17 @@ func (l *link) failed(f *flow) {
 	ps := f.pass
 	ps.nothing()
 	for i := range ps.legs {
-		l.legFailed(f, ps.candidates[ps.tried+i].Endpoint, ps.legs[i].Err)
+		l.legFailed(f, ps.candidates[ps.tried+i].Endpoint, ps.legs[i].Err, ps.given(i))
 	}
 	ps.tried += len(ps.legs)
 }
 
-func (l *link) legFailed(f *flow, e spec.Endpoint, err error) {
+// given is how long a leg may have taken, if not longer.
+func (ps *pass) given(leg int) time.Duration {
+	return min(ps.timeout, ps.left-time.Duration(leg)*stagger)
+}
+
+func (l *link) legFailed(f *flow, e spec.Endpoint, err error, given time.Duration) {
 	switch {
 	case errors.Is(err, pump.ErrOvertaken):
 		// Slow or silent? A probe finds out, or each connection would wait.
@@ -251,21 +255,24 @@ func (l *link) legFailed(f *flow, e spec.Endpoint, err error) {
 		return
 	}
 	f.pass.lastErr = err
-	// A reset that overtakes the end of the connect is an early close, too:
-	// the endpoint was reached.
-	closed := errors.Is(err, syscall.ECONNRESET)
+	closed, hasty, tell := isReset(err), isHasty(err, given), false
 	l.mu.Lock()
 	es := l.stats.of(e)
 	es.failed[reason(err)]++
-	if closed {
+	switch {
+	case closed: // the endpoint was reached
 		l.stats.earlyClosed++
-		es.rejects(f.pass.sends)
+		tell = l.closes(es, 0, pump.ErrReset)
+	case hasty:
+		l.eject(es, l.hastyError(err), true)
 	}
 	l.mu.Unlock()
 	switch {
 	case closed:
 		f.pass.closed = pump.ErrReset
-		l.fw.cfg.Pool.ClosedEarly(e, pump.ErrReset)
+		l.tellClosed(e, pump.ErrReset, tell)
+	case hasty:
+		l.fw.cfg.Pool.Doubt(e)
 	case pump.IsShortage(err):
 		f.pass.short = true
 	default:
@@ -279,9 +286,8 @@ func (l *link) closedEarly(f *flow, err error) {
 	l.mu.Lock()
 	on, live := f.on, f.live
 	l.stats.closedEarly(on)
-	on.rejects(l.sendsProxy())
-	l.vouch(on)
 	f.on, f.live = nil, nil
+	tell := l.closes(on, l.fw.now()-f.since, err)
 	if f.pass == nil {
 		l.makePass(f)
 	}
@@ -291,7 +297,7 @@ func (l *link) closedEarly(f *flow, err error) {
 	ps.nothing()
 	ps.complete()
 	ps.closed, ps.lastErr = err, err
-	l.fw.cfg.Pool.ClosedEarly(on.endpoint, err)
+	l.tellClosed(on.endpoint, err, tell)
 	kept := ps.candidates[:ps.tried]
 	for i, c := range ps.candidates[ps.tried:] {
 		if c.Endpoint != on.endpoint && (i >= len(ps.legs) || errors.Is(ps.legs[i].Err, pump.ErrNotTried)) {
@@ -300,25 +306,6 @@ func (l *link) closedEarly(f *flow, err error) {
 	}
 	ps.candidates = kept
 	ps.legs = ps.legs[:0]
-}
-
-// vouch speaks for an endpoint that is about to be ejected for early closes,
-// when it serves other connections that began since the first of these.
-func (l *link) vouch(on *endpointStats) {
-	now := l.fw.now()
-	if on.early++; on.early == 1 {
-		on.earlySince = now
-	}
-	if on.early < endpoints.EarlyCloses {
-		return
-	}
-	on.early = 0
-	i := slices.IndexFunc(l.flows.live, func(f *flow) bool {
-		return f.on == on && f.since >= on.earlySince && f.pump.Counters().Out > 0
-	})
-	if i >= 0 {
-		l.fw.cfg.Pool.Answered(l.flows.live[i].live)
-	}
 }
 
 // passFailed decides when every candidate had its turn.

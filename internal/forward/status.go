@@ -34,6 +34,7 @@ type endpointStats struct {
 	earlySince     time.Duration // the first of these; as Forwarder.now
 	rejected       int           // connections in a row that it ended at once after it got a header
 	doubted        bool          // it may have ended one so, or the client did
+	own            *own          // nil: nothing
 }
 
 // rejections in a row make it likely that a server does not expect the header.
@@ -51,6 +52,18 @@ func (es *endpointStats) rejects(v spec.ProxyVersion) {
 	if v != "" {
 		es.rejected++
 	}
+}
+
+// closedEarly counts an early close, and tells whether that is enough of them in
+// a row.
+func (es *endpointStats) closedEarly(now time.Duration) (enough bool) {
+	if es.early++; es.early == 1 {
+		es.earlySince = now
+	}
+	if enough = es.early >= endpoints.EarlyCloses; enough {
+		es.early = 0
+	}
+	return enough
 }
 
 // heard notes the end of a connection.

@@ -19,7 +19,7 @@ func (l *link) nextUDP(p *pump.Flow, a pump.Attempt) pump.Step {
 		defer l.mu.Unlock()
 		return l.giveUp(f, err)
 	case a.Kind == pump.Refused && f.on != nil:
-		l.legFailed(f, f.on.endpoint, a.Err)
+		l.legFailed(f, f.on.endpoint, a.Err, f.pass.timeout)
 	case a.Kind == pump.DialFailed:
 		l.failed(f)
 	}

@@ -198,10 +198,13 @@ type Options struct {
 	AcceptProxy string       // who sends such a header: prefixes with commas; "": nobody, and none is read
 }
 
+// DefaultConnectTimeout is that of links which say nothing of it.
+const DefaultConnectTimeout = 3 * time.Second
+
 // DefaultOptions returns the defaults of every option.
 func DefaultOptions() Options {
 	return Options{
-		ConnectTimeout: 3 * time.Second,
+		ConnectTimeout: DefaultConnectTimeout,
 		Hold:           10 * time.Second,
 		WhenDown:       WhenDownHold,
 		SocketMode:     0o660,
