@@ -88,6 +88,16 @@ func (e *Live) wants(c *health) bool {
 	return false
 }
 
+// isAskedAlike tells whether nobody wants anything but that check.
+func (e *Live) isAskedAlike(c *health) bool {
+	for w := range e.watchers() {
+		if w.check != c {
+			return false
+		}
+	}
+	return true
+}
+
 // begin sets when the check after this one is due: after a random part of the
 // interval when this is the first one, so that those which began together
 // spread.
@@ -122,7 +132,7 @@ func (p *Pool) judge(a *asked, err error) {
 		if err == nil || !a.extra || a.verdict == unasked {
 			p.weigh(a, err)
 		}
-		p.learn(e, err, doubted)
+		p.learn(a, err, doubted)
 	}
 	p.plan(e)
 }
@@ -164,11 +174,17 @@ func (p *Pool) weigh(a *asked, err error) {
 	p.changed(e)
 }
 
-// learn takes the outcome of a check for that of an attempt where one is due.
-func (p *Pool) learn(e *Live, err error, doubted bool) {
+// learn takes the outcome of a check for that of an attempt where one is due. A
+// failure is one only where everybody has that check: what one link asks for in
+// vain must not keep an endpoint from the others.
+func (p *Pool) learn(a *asked, err error, doubted bool) {
+	e := a.live
 	_, down, _ := e.attention()
 	if err != nil && down {
 		p.suspect(e) // its source may know where it is by now
+	}
+	if err != nil && !e.isAskedAlike(a.check) {
+		return
 	}
 	ends := e.ejection == unreached && (down || p.now() >= e.until)
 	if ends || doubted || err == nil && e.state == Unknown {

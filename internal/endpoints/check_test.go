@@ -1,6 +1,7 @@
 package endpoints
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -503,5 +504,29 @@ func TestCheck_BurstIsToldOnce(t *testing.T) {
 		if l := w.pool.List(v, nil); !l.Has(Serving) || l.Has(Unknown) {
 			t.Error("not all are known")
 		}
+	})
+}
+
+// What one link asks for in vain says nothing of whether others can be served:
+// an endpoint that is back is not kept from them.
+func TestCheck_OfOneLinkKeepsNoEndpointFromOthers(t *testing.T) {
+	inWorld(t, func(w *world) {
+		wrong := redisCheck()
+		wrong.Role, wrong.Interval = "replica", 100*time.Millisecond
+		w.pool.cfg.Check = func(_ context.Context, _ spec.Endpoint, c spec.Check) error {
+			if c == wrong {
+				return errRole
+			}
+			time.Sleep(5 * time.Millisecond) //nolint:forbidigo // the bubble's time is fake
+			return nil
+		}
+		w.set(one, tcp(1))
+		v := checked(redisCheck(), one)
+		w.pool.Watch("other", *checked(wrong, one), Idle)
+		w.pool.Watch("link", *v, Idle)
+		w.until(447 * time.Millisecond)
+		w.pool.Report(tcp(1), errRefused)
+		w.until(1460 * time.Millisecond) // its back-off ended at 1447, and the other link's check failed at 1450
+		w.wantHealth(v, tcp(1), Serving, spec.HealthOK, false)
 	})
 }
