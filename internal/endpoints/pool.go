@@ -1,7 +1,8 @@
 // Package endpoints knows the live endpoints of every target, what became of
 // the last attempts at them and what checks say of them, and in which order a
 // connection is to try them. Endpoints are known by identity: links that reach
-// the same one share what is known about it.
+// the same one share what is known about it, but for what their own options make
+// of it (View.Own).
 //
 // An endpoint that failed is tried last, and a probe looks for its return, so
 // that finding out costs no client anything.
