@@ -179,7 +179,7 @@ func (p *Pool) weigh(a *asked, err error) {
 // vain must not keep an endpoint from the others.
 func (p *Pool) learn(a *asked, err error, doubted bool) {
 	e := a.live
-	_, down, _ := e.attention()
+	_, down, refuses := e.attention()
 	if err != nil && down {
 		p.suspect(e) // its source may know where it is by now
 	}
@@ -187,7 +187,8 @@ func (p *Pool) learn(a *asked, err error, doubted bool) {
 		return
 	}
 	ends := e.ejection == unreached && (down || p.now() >= e.until)
-	if ends || doubted || err == nil && e.state == Unknown {
+	probes := refuses && a.check.Kind == spec.CheckTCP // in place of the probes that such a link would have without checks
+	if ends || doubted || probes || err == nil && e.state == Unknown {
 		p.record(e, err)
 	}
 }

@@ -197,6 +197,18 @@ func TestHold_SwapReleases(t *testing.T) {
 	}
 }
 
+// A check that only connects is no worse than none: the link stops listening
+// before the first client finds the server gone.
+func TestWhenDownRefuse_StopsListeningByATCPCheck(t *testing.T) {
+	server := testnet.Serve(t, "tcp4", testnet.Echo)
+	w := newWorld(t, func(o *spec.Options) { checked(o); o.WhenDown = spec.WhenDownRefuse }, server.String())
+	exchange(t, w.dial(), "x")
+	w.sick.Store(server.String(), true)
+	w.eventually(func(s spec.LinkStatus) bool { return s.State == spec.StateDown })
+	w.sick.Delete(server.String())
+	w.eventually(func(s spec.LinkStatus) bool { return s.State == spec.StateUp })
+}
+
 func TestWhenDownRefuse_StopsListening(t *testing.T) {
 	for _, network := range []string{"tcp", "unix"} {
 		t.Run(network, func(t *testing.T) {
