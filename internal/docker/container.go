@@ -21,27 +21,30 @@ const (
 	StateCreated = string(container.StateCreated)
 )
 
-// The labels that say which service a container is of.
-const (
-	labelProject = "com.docker.compose.project"
-	labelService = "com.docker.compose.service"
-	labelOneOff  = "com.docker.compose.oneoff"
-	labelNamed   = "legate.service" // also with .PORT behind it
-)
+// labelNamed says what a container serves; also with .PORT behind it.
+const labelNamed = "legate.service"
 
-// Container is what the engine's list says of one container. It is never
-// changed: a change makes another one.
+// Container is what the engine says of one container. It is never changed: a
+// change makes another one.
 type Container struct {
 	ID      string // 64 digits
 	Name    string // without a slash
 	Image   string // as it was named at the start
 	ImageID string // sha256: and 64 digits
-	Labels  map[string]string
+	// Labels are as the engine lists them: with those of the image.
+	Labels map[string]string
+	// From is what it has from its image; nil: that is not known. Doubt is why
+	// then; nil: the engine is being asked.
+	From  *Image
+	Doubt error
+	// Project, Service and Services are what the container itself says, without
+	// its image: nothing before it is Judged. Trusting has the others.
 	Project string // of Compose; "": none
 	// Service of Compose; "" for containers of `docker compose run`, too,
 	// which serve nobody.
 	Service  string
 	Services []string // the values of the labels legate.service, sorted
+	words    []string // what it would answer to if its image were trusted
 	State    string   // running, paused, exited, ...
 	Health   string   // healthy, unhealthy, starting; "": it has no check, or does not run
 	// Mode is its network mode as it was started with: a network's name, host,
@@ -68,8 +71,51 @@ type Network struct {
 // Runs tells whether the container has its addresses.
 func (c *Container) Runs() bool { return c.State == StateRunning || c.State == StatePaused }
 
-// Keys are the words that the container is looked up by: its names, and its id
-// in full and as docker ps prints it.
+// Judged tells whether it is known which labels are its own. Who has none has
+// none from its image either.
+func (c *Container) Judged() bool { return c.From != nil || len(c.Labels) == 0 }
+
+// Pending tells whether that will be known in a moment.
+func (c *Container) Pending() bool { return !c.Judged() && c.Doubt == nil }
+
+// Trusting is the container with what its image says of it, too.
+func (c *Container) Trusting() *Container {
+	trusting := *c
+	var image map[string]string
+	if c.From != nil {
+		image = c.From.Labels
+	}
+	trusting.say(image, true)
+	return &trusting
+}
+
+// say sets what the labels say, given those of the image.
+func (c *Container) say(image map[string]string, trust bool) {
+	own := spec.Container{Labels: c.Labels}.Own(image, trust)
+	c.Project, c.Service, c.Services = own.Project, own.Service, nil
+	for label, value := range own.Labels {
+		if value != "" && (label == labelNamed || strings.HasPrefix(label, labelNamed+".")) {
+			c.Services = append(c.Services, value)
+		}
+	}
+	slices.Sort(c.Services)
+	c.Services = slices.Compact(c.Services)
+}
+
+// inherit sets what its image says, or why that is not known.
+func (c *Container) inherit(from *Image, doubt error) {
+	c.From, c.Doubt = from, doubt
+	c.Project, c.Service, c.Services = "", "", nil
+	switch {
+	case from != nil:
+		c.say(from.Labels, false)
+	case c.Judged():
+		c.say(nil, false)
+	}
+}
+
+// Keys are the words that the container answers to: its names, and its id in
+// full and as docker ps prints it.
 func (c *Container) Keys() []string {
 	keys := append([]string{c.ID, c.ID[:min(12, len(c.ID))], c.Name, c.Service}, c.Services...)
 	slices.Sort(keys)
@@ -94,28 +140,22 @@ func (c *Container) Landlord() string {
 	return id
 }
 
-// indexed is what the table finds it by.
+// indexed is what the table finds it by. That does not depend on what is known
+// of its image: who looks for a word is told when that is.
 func (c *Container) indexed() []string {
-	if c.Landlord() == "" {
-		return c.Keys()
+	keys := append(c.Keys(), c.words...)
+	if c.Landlord() != "" {
+		keys = append(keys, c.Mode)
 	}
-	return append(c.Keys(), c.Mode)
+	slices.Sort(keys)
+	return slices.Compact(keys)
 }
 
 // containerOf reads an entry of the engine's list.
 func containerOf(s container.Summary) *Container {
-	c := &Container{ID: s.ID, Image: s.Image, ImageID: s.ImageID, Labels: s.Labels, Project: s.Labels[labelProject], State: string(s.State), Mode: s.HostConfig.NetworkMode}
+	c := &Container{ID: s.ID, Image: s.Image, ImageID: s.ImageID, Labels: s.Labels, State: string(s.State), Mode: s.HostConfig.NetworkMode}
 	c.Name = ownName(s.Names)
-	if !strings.EqualFold(s.Labels[labelOneOff], "true") {
-		c.Service = s.Labels[labelService]
-	}
-	for label, value := range s.Labels {
-		if value != "" && (label == labelNamed || strings.HasPrefix(label, labelNamed+".")) {
-			c.Services = append(c.Services, value)
-		}
-	}
-	slices.Sort(c.Services)
-	c.Services = slices.Compact(c.Services)
+	c.words = c.Trusting().Keys()
 	if s.NetworkSettings != nil {
 		c.Joined = slices.Sorted(maps.Keys(s.NetworkSettings.Networks))
 	}
@@ -182,9 +222,13 @@ func networks(settings map[string]*network.EndpointSettings) []Network {
 // same tells whether nothing changed.
 func (c *Container) same(other *Container) bool {
 	return c.Name == other.Name && c.Image == other.Image && c.State == other.State && c.Health == other.Health &&
-		c.Mode == other.Mode && c.Start == other.Start && maps.Equal(c.Labels, other.Labels) &&
+		c.Mode == other.Mode && c.Start == other.Start && c.From == other.From && sameError(c.Doubt, other.Doubt) && maps.Equal(c.Labels, other.Labels) &&
 		slices.Equal(c.Networks, other.Networks) && slices.Equal(c.Joined, other.Joined) && slices.Equal(c.Ports, other.Ports) &&
 		(c.Exposed == nil) == (other.Exposed == nil) && slices.Equal(c.Exposed, other.Exposed)
+}
+
+func sameError(a, b error) bool {
+	return (a == nil) == (b == nil) && (a == nil || spec.WithHint(a) == spec.WithHint(b))
 }
 
 // restarted tells whether the container, which runs in both records, was

@@ -4,7 +4,10 @@ import (
 	"context"
 	"slices"
 
+	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/network"
+
+	"legate/internal/spec"
 )
 
 // DefaultNamespaces is where the engine keeps the network namespaces of its
@@ -62,6 +65,9 @@ func (c *Client) Image(ctx context.Context, id string) (Image, error) {
 	limited, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	r, err := c.api.ImageInspect(limited, id)
+	if errdefs.IsNotFound(err) {
+		return Image{}, errNoImage(id)
+	}
 	if err != nil {
 		return Image{}, c.explain(ctx, err)
 	}
@@ -76,4 +82,21 @@ func (c *Client) Image(ctx context.Context, id string) (Image, error) {
 	}
 	slices.SortFunc(i.Ports, Port.Compare)
 	return i, nil
+}
+
+// errNoImage is of an image that was removed by force.
+func errNoImage(id string) error {
+	return spec.Errorf("make its containers anew", "the engine has no image %.19s", id)
+}
+
+// MayAskImages tells why the engine, or a proxy before it, does not tell of
+// images; nil: it does. The error is a *spec.UserError, unless ctx ended.
+func (c *Client) MayAskImages(ctx context.Context) error {
+	limited, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	const none = "sha256:0000000000000000000000000000000000000000000000000000000000000000"
+	if _, err := c.api.ImageInspect(limited, none); err != nil && !errdefs.IsNotFound(err) {
+		return c.explain(ctx, err)
+	}
+	return nil
 }

@@ -99,7 +99,7 @@ func (c *Client) refused(err error) error {
 	var authority x509.UnknownAuthorityError
 	switch {
 	case errdefs.IsPermissionDenied(err):
-		return spec.Errorf("a socket proxy has to let GET /containers, /events, /version and /_ping pass: CONTAINERS=1 EVENTS=1 VERSION=1 PING=1",
+		return spec.Errorf("a socket proxy has to let GET /containers, /images, /events, /version and /_ping pass: CONTAINERS=1 IMAGES=1 EVENTS=1 VERSION=1 PING=1",
 			"the Docker engine at %s refuses the question: %s", c.address, plain(err))
 	case errors.As(err, &unverified), errors.As(err, &authority):
 		return spec.Errorf("compare ca.pem in DOCKER_CERT_PATH with the authority of the engine, and the names in the engine's certificate with DOCKER_HOST",

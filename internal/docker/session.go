@@ -54,6 +54,8 @@ type session struct {
 	asked   bool
 	ended   map[string]bool // containers that died or were removed since it was asked
 	answers chan answer     // capacity one
+
+	images *asker
 }
 
 // answer is what the engine says of some containers, by id; ids nil: of all,
@@ -68,7 +70,7 @@ type answer struct {
 func newSession(t *Table) *session {
 	s := &session{
 		table: t, done: make(chan struct{}), seen: make(chan string), answers: make(chan answer, 1),
-		due: map[string][]time.Time{}, died: map[string]time.Time{}, ended: map[string]bool{},
+		due: map[string][]time.Time{}, died: map[string]time.Time{}, ended: map[string]bool{}, images: newAsker(),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s
@@ -128,6 +130,7 @@ func (s *session) follow() error {
 	defer some.Stop()
 	for {
 		s.ask(time.Now())
+		s.askImages(time.Now())
 		select {
 		case <-s.ctx.Done():
 			return s.ctx.Err()
@@ -139,6 +142,8 @@ func (s *session) follow() error {
 			s.due[id] = append([]time.Time{time.Now()}, s.due[id]...)
 		case a := <-s.answers:
 			err = s.hear(a)
+		case a := <-s.images.answers:
+			s.hearImage(a, time.Now())
 		case <-some.C:
 		case <-whole.C:
 			s.whole = true
@@ -206,15 +211,14 @@ func (s *session) change(f func(*Table)) {
 	}
 }
 
-// untilDue is the time until the next container is to be read; while a question
-// is under way its answer comes first.
+// untilDue is the time until the next container is to be read, or an image
+// again; while a question is under way its answer comes first.
 func (s *session) untilDue(now time.Time) time.Duration {
-	pause := resync
-	if s.asked {
-		return pause
-	}
-	for _, times := range s.due {
-		pause = min(pause, times[0].Sub(now))
+	pause := s.untilImage(now)
+	if !s.asked {
+		for _, times := range s.due {
+			pause = min(pause, times[0].Sub(now))
+		}
 	}
 	return max(pause, 0)
 }
@@ -273,6 +277,7 @@ func (s *session) hear(a answer) error {
 		}
 		if a.ids == nil {
 			maps.DeleteFunc(s.died, func(_ string, at time.Time) bool { return a.at.Sub(at) > deadFor })
+			t.forgetImages()
 			s.welcome(t)
 		}
 	})

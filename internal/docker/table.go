@@ -28,6 +28,10 @@ type Table struct {
 	keys map[string]map[string]bool
 	// readers has the subscriptions by word.
 	readers map[string]map[*Subscription]bool
+	// images has what is known of the containers' images by id, and doubts why
+	// nothing is known of others.
+	images  map[string]*Image
+	doubts  map[string]error
 	session *session // nil: the engine is not being asked
 	failed  error    // how the last session ended
 	at      time.Time
@@ -36,7 +40,10 @@ type Table struct {
 // NewTable returns the table of an engine, which is not asked before somebody
 // subscribes. A Config that is none is the error of every subscription.
 func NewTable(c Config) *Table {
-	return &Table{config: c, all: map[string]*Container{}, keys: map[string]map[string]bool{}, readers: map[string]map[*Subscription]bool{}}
+	return &Table{
+		config: c, all: map[string]*Container{}, keys: map[string]map[string]bool{}, readers: map[string]map[*Subscription]bool{},
+		images: map[string]*Image{}, doubts: map[string]error{},
+	}
 }
 
 // Subscription tells its one reader of changes. Close ends it.
@@ -50,8 +57,8 @@ type Subscription struct {
 // Everyone is the word that every container answers to.
 const Everyone = "*"
 
-// Subscribe starts to tell of changes of the containers that answer to one of
-// the words, and of those whose network they live in.
+// Subscribe starts to tell of changes of the containers that Named gives for
+// one of the words, and of those whose network they live in.
 func (t *Table) Subscribe(words ...string) *Subscription {
 	s := &Subscription{table: t, words: words, wake: make(chan struct{}, 1)}
 	t.mu.Lock()
@@ -117,8 +124,9 @@ func (s *Subscription) Close() {
 	}
 }
 
-// Named returns the containers that answer to a word, sorted by name. The
-// caller must not change them.
+// Named returns the containers that answer to a word, and those that would if
+// labels of their images counted, sorted by name. The caller must not change
+// them.
 func (t *Table) Named(word string) []*Container {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -198,6 +206,7 @@ func (t *Table) All() []*Container {
 // put records what a container is now. mu is held.
 func (t *Table) put(c *Container) {
 	before := t.all[c.ID]
+	c.inherit(t.image(c.ImageID))
 	if before != nil {
 		c.Start = before.Start
 		if c.Exposed == nil {
@@ -255,7 +264,7 @@ func (t *Table) tell(c *Container) {
 }
 
 func (t *Table) wake(c *Container) {
-	for _, k := range append(c.Keys(), Everyone) {
+	for _, k := range append(c.indexed(), Everyone) {
 		for s := range t.readers[k] {
 			s.poke()
 		}

@@ -18,7 +18,7 @@ import (
 func listed(change func(*container.Summary)) container.Summary {
 	s := container.Summary{
 		ID: idA, Names: []string{"/other/alias", "/shop-redis-1"}, Image: "redis:7", State: "running", Status: "Up 5 minutes",
-		Labels: map[string]string{labelProject: "shop", labelService: "redis", "legate.service": "store", "legate.service.6379": "cache", "legate.services": "no"},
+		Labels: map[string]string{"com.docker.compose.project": "shop", "com.docker.compose.service": "redis", "legate.service": "store", "legate.service.6379": "cache", "legate.services": "no"},
 		Ports:  []container.PortSummary{{PrivatePort: 6379, PublicPort: 6380, Type: "tcp"}, {PrivatePort: 6379, Type: "tcp"}, {PrivatePort: 53, Type: "udp"}, {PrivatePort: 7, Type: "sctp"}},
 		NetworkSettings: &container.NetworkSettingsSummary{Networks: map[string]*network.EndpointSettings{
 			"z": {NetworkID: "nz", EndpointID: "ez", GlobalIPv6Address: netip.MustParseAddr("fd00::2")},
@@ -33,8 +33,15 @@ func listed(change func(*container.Summary)) container.Summary {
 	return s
 }
 
+// judged is a container whose image is known.
+func judged(change func(*container.Summary), image map[string]string) *Container {
+	c := containerOf(listed(change))
+	c.inherit(&Image{Labels: image}, nil)
+	return c
+}
+
 func TestContainerOf(t *testing.T) {
-	c := containerOf(listed(nil))
+	c := judged(nil, nil)
 	if c.Name != "shop-redis-1" || c.Project != "shop" || c.Service != "redis" || c.Mode != "a" || c.Health != "" || !c.Runs() {
 		t.Errorf("%+v", c)
 	}
@@ -50,7 +57,7 @@ func TestContainerOf(t *testing.T) {
 	if want := []string{idA[:12], idA, "cache", "redis", "shop-redis-1", "store"}; !slices.Equal(c.Keys(), want) {
 		t.Errorf("keys %q, want %q", c.Keys(), want)
 	}
-	if c := containerOf(listed(func(s *container.Summary) { s.Labels[labelOneOff] = "True" })); c.Service != "" {
+	if c := judged(func(s *container.Summary) { s.Labels["com.docker.compose.oneoff"] = "True" }, nil); c.Service != "" {
 		t.Error("a container of docker compose run serves")
 	}
 	if c := containerOf(listed(func(s *container.Summary) { s.State = "exited" })); c.Runs() || len(c.Networks)+len(c.Ports) != 0 {
