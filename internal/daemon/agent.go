@@ -5,6 +5,7 @@ import (
 	"net/netip"
 
 	"legate/internal/agent"
+	source "legate/internal/discover/docker"
 	"legate/internal/docker"
 	"legate/internal/forward"
 	"legate/internal/spec"
@@ -35,6 +36,18 @@ func newAgent(cfg Config, containers *docker.Table, sockets *sockets) *agent.Age
 		Omni:       cfg.Agent.Omni,
 		Log:        cfg.Log,
 	})
+}
+
+// containers is how containers are found, which are those of the table: by names
+// from an agent's labels, or by those of the operator.
+func (c Config) containers(a *agent.Agent, table *docker.Table) source.Config {
+	switch {
+	case a == nil:
+		return source.Config{Table: table, Trust: source.TrustDoubted}
+	case c.Agent.Labels.TrustImageLabels:
+		return source.Config{Table: table, Enters: a.Enters(), Trust: source.TrustAll}
+	}
+	return source.Config{Table: table, Enters: a.Enters()}
 }
 
 // parse reads the targets that a link is swapped to, a container's as its labels

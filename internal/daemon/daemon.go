@@ -210,7 +210,7 @@ func (d *Daemon) build() (err error) {
 	}
 	forwarding.Open = func(l spec.Link) ([]pump.Listener, error) { return d.sockets.open(l, open) }
 	d.forwarder = forward.New(forwarding)
-	d.discovery = discover.New(discover.Config{Set: d.learn, Sources: d.cfg.Sources.open(d.containers, d.agent != nil && d.agent.Enters()), Log: d.cfg.Log})
+	d.discovery = discover.New(discover.Config{Set: d.learn, Sources: d.cfg.Sources.open(d.cfg.containers(d.agent, d.containers)), Log: d.cfg.Log})
 	return nil
 }
 

@@ -29,9 +29,8 @@ func (c SourceConfig) engine() engine.Config {
 	return engine.FromEnvironment(func(name string) string { return getenv(c.Environ, name) })
 }
 
-// open makes the sources. The table is that of the engine's containers, and
-// enters tells that connections may start inside their networks.
-func (c SourceConfig) open(table *engine.Table, enters bool) map[string]discover.Source {
+// open makes the sources, and of the engine's containers as containers says.
+func (c SourceConfig) open(containers docker.Config) map[string]discover.Source {
 	get := func(name string) string { return getenv(c.Environ, name) }
 	names := dns.New(dns.Config{Servers: c.DNS})
 	registry := consul.New(consul.Config{Getenv: get})
@@ -42,7 +41,7 @@ func (c SourceConfig) open(table *engine.Table, enters bool) map[string]discover
 		spec.SourceConsul:   registry,
 		spec.SourceConsulKV: registry,
 		spec.SourceEtcd:     etcd.New(etcd.Config{Getenv: get}),
-		spec.SourceDocker:   docker.New(docker.Config{Table: table, Enters: enters}),
+		spec.SourceDocker:   docker.New(containers),
 		spec.SourceFile:     discover.File{},
 	}
 }
@@ -70,7 +69,7 @@ func Resolve(ctx context.Context, c SourceConfig, targets []spec.Target) map[spe
 	var mu sync.Mutex // guards found
 	found := map[spec.Target]spec.Answer{}
 	known := newAnswers()
-	d := discover.New(discover.Config{Sources: c.open(engine.NewTable(c.engine()), false), Set: func(t spec.Target, a spec.Answer) {
+	d := discover.New(discover.Config{Sources: c.open(docker.Config{Table: engine.NewTable(c.engine()), Trust: docker.TrustDoubted}), Set: func(t spec.Target, a spec.Answer) {
 		mu.Lock()
 		found[t] = a
 		mu.Unlock()

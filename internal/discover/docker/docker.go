@@ -22,7 +22,26 @@ type Config struct {
 	// Enters tells that connections may start inside the network of the
 	// container that they go to, so that no other needs to lead there.
 	Enters bool
+	// Trust says which labels of images count, where a container's own ones
+	// alone say what it serves.
+	Trust Trust
 }
+
+// Trust is how far labels are believed that a container may have from its
+// image, whoever publishes that.
+type Trust int
+
+const (
+	// TrustOwn believes none of them: names are asked for by whoever starts a
+	// container.
+	TrustOwn Trust = iota
+	// TrustDoubted believes them where the engine does not tell which they are.
+	// It is for names that only the operator asks for, who has always got an
+	// answer from an engine that tells of containers alone.
+	TrustDoubted
+	// TrustAll believes them.
+	TrustAll
+)
 
 // Source answers what leads to containers: docker:NAME. It is a
 // discover.Source.
@@ -30,6 +49,7 @@ type Source struct {
 	table  *docker.Table
 	own    string // the id of our container; "": we run in none
 	enters bool
+	trust  Trust
 
 	mu sync.Mutex // guards what follows
 	// memories are what was told, by question. They outlive a watch, so that
@@ -43,7 +63,7 @@ const forgetAfter = 10 * time.Minute
 
 // New returns a source. Nothing is asked before the first Watch.
 func New(c Config) *Source {
-	s := &Source{table: c.Table, enters: c.Enters, memories: map[spec.Target]*memory{}}
+	s := &Source{table: c.Table, enters: c.Enters, trust: c.Trust, memories: map[spec.Target]*memory{}}
 	s.own, _ = c.Own.ID() // outside any container everything of this host can be reached
 	return s
 }
@@ -63,7 +83,11 @@ func (s *Source) Watch(ctx context.Context, q discover.Query, set func(discover.
 		if err := sub.Next(ctx); err != nil {
 			return err
 		}
-		for _, r := range m.look(s.scene(q.Target), time.Now()) {
+		now := s.scene(q.Target)
+		if now.pending && !m.begun {
+			continue // or we would first say that nobody has the name
+		}
+		for _, r := range m.look(now, time.Now()) {
 			set(r)
 		}
 	}
@@ -71,12 +95,34 @@ func (s *Source) Watch(ctx context.Context, q discover.Query, set func(discover.
 
 // scene is the engine's state as far as the question is about it.
 func (s *Source) scene(t spec.Target) scene {
-	c := scene{target: t, named: s.table.Named(t.Host), get: s.table.Get, all: s.table.All, enters: s.enters}
+	c := scene{target: t, get: s.table.Get, all: s.all, enters: s.enters}
+	for _, one := range s.table.Named(t.Host) {
+		c.add(s.judged(one))
+	}
 	if s.own != "" {
-		c.own = s.table.Get(s.own)
-		c.stranger = c.own == nil
+		own := s.table.Get(s.own)
+		if c.stranger = own == nil; own != nil {
+			c.own = s.judged(own)
+			c.pending = c.pending || own.Pending()
+		}
 	}
 	return c
+}
+
+// judged is a container by the labels that count.
+func (s *Source) judged(c *docker.Container) *docker.Container {
+	if s.trust == TrustAll || s.trust == TrustDoubted && c.Doubt != nil && !c.Judged() {
+		return c.Trusting()
+	}
+	return c
+}
+
+func (s *Source) all() []*docker.Container {
+	all := s.table.All()
+	for i, c := range all {
+		all[i] = s.judged(c)
+	}
+	return all
 }
 
 // recall takes the memory of a question, so that two watches of one question

@@ -25,6 +25,7 @@ func TestWatch(t *testing.T) {
 			for name, test := range map[string]func(*testing.T, *engine){
 				"life of a container": testLife, "health": testHealth, "address taken over": testTakenOver,
 				"networks": testNetworks, "projects": testProjects, "modes": testModes, "many watches": testMany,
+				"labels of images": testImages, "an engine that hides images": testNoImages,
 			} {
 				t.Run(name, func(t *testing.T) {
 					testnet.CheckLeaks(t)
@@ -191,6 +192,70 @@ func testProjects(t *testing.T, e *engine) {
 	store := ask(t, outside, "store")
 	defer store.stop()
 	store.until("the labelled one", at(labelled, e.ip(t, "c1", "bridge")))
+}
+
+// Whoever publishes an image does not decide what containers of it serve. What
+// Compose starts itself it gives a number, and no image that it builds has one.
+func testImages(t *testing.T, e *engine) {
+	table := docker.NewTable(docker.Config{Host: e.Host})
+	source := func(trust adapter.Trust) *adapter.Source {
+		return adapter.New(adapter.Config{Table: table, Own: as(t, ""), Trust: trust})
+	}
+	e.upOf(t, "built", "stranger")
+	for name, want := range map[string]string{"db": "has that from its image alone", "a/api": "has that from its image alone", "c/api": `project c is named "api"`} {
+		w := ask(t, source(adapter.TrustDoubted), name)
+		defer w.stop()
+		r := w.until("word that nobody has the name", func(r discover.Result) bool { return r.Err != nil })
+		wantUserError(t, r.Err, want)
+	}
+	own := e.up(t, "own", "--label", "legate.service=db")
+	api := e.upOf(t, "built", "a-api-1", append(compose("a", "api"), "--label", "com.docker.compose.container-number=1")...)
+	for name, want := range map[string]string{"db": own, "api": api, "a/api": api} {
+		for _, trust := range []adapter.Trust{adapter.TrustOwn, adapter.TrustDoubted} {
+			w := ask(t, source(trust), name)
+			defer w.stop()
+			if r := w.until("the container", func(discover.Result) bool { return true }); len(r.Places) != 1 || r.Places[0].Container != want {
+				t.Errorf("the first that is told of %s: %+v", name, r)
+			}
+		}
+	}
+	e.Docker(t, "rm", "-f", "a-api-1") // which has it, too, and is of a project
+	both := ask(t, source(adapter.TrustAll), "db")
+	defer both.stop()
+	both.until("that labels of images count", func(r discover.Result) bool { return len(r.Places) == 2 })
+}
+
+// A proxy may let no question about images through. What the operator asks for
+// by name he gets as ever, and is told what that rests on; a container's labels
+// get nobody who may have the name from an image.
+func testNoImages(t *testing.T, e *engine) {
+	c := count(t, e.Path)
+	c.refuses = "/images/"
+	source := func(trust adapter.Trust) *adapter.Source {
+		return adapter.New(adapter.Config{Table: docker.NewTable(docker.Config{Host: c.host}), Own: as(t, ""), Trust: trust})
+	}
+	id := e.up(t, "c1", "--label", "legate.service=store")
+	e.up(t, "plain")
+	w := ask(t, source(adapter.TrustDoubted), "store")
+	defer w.stop()
+	r := w.until("the container", func(discover.Result) bool { return true })
+	if !at(id, e.ip(t, "c1", "bridge"))(r) || !strings.Contains(r.Detail, "labels of container c1 are believed") || !strings.Contains(r.Detail, "IMAGES=1") {
+		t.Errorf("the operator is told %+v", r)
+	}
+	strict := source(adapter.TrustOwn)
+	agents := ask(t, strict, "store")
+	defer agents.stop()
+	r = agents.until("an answer", func(discover.Result) bool { return true })
+	if wantUserError(t, r.Err, "container c1 may be, which is not known"); !strings.Contains(hintOf(r.Err), "IMAGES=1") {
+		t.Errorf("the hint is %q", hintOf(r.Err))
+	}
+	for _, name := range []string{"c1", "plain"} {
+		named := ask(t, strict, name)
+		defer named.stop()
+		if r := named.until("one by its own name", func(discover.Result) bool { return true }); len(r.Places) != 1 || strings.Contains(r.Detail, "believed") {
+			t.Errorf("%s: %+v", name, r)
+		}
+	}
 }
 
 func testModes(t *testing.T, e *engine) {

@@ -25,13 +25,20 @@ func startEngine(t *testing.T, dockerd string) *engine {
 	t.Helper()
 	e := &engine{testnet.StartDockerd(t, testnet.DockerdConfig{Program: dockerd})}
 	e.Import(t, "box", "EXPOSE 6379")
+	e.Import(t, "built", "LABEL com.docker.compose.project=a com.docker.compose.service=api legate.service=db")
 	return e
 }
 
 // up starts a container of that name and returns its id.
 func (e *engine) up(t *testing.T, name string, args ...string) string {
 	t.Helper()
-	return e.Docker(t, append(append([]string{"run", "-d", "--stop-signal", "KILL", "--name", name}, args...), "box")...)
+	return e.upOf(t, "box", name, args...)
+}
+
+// upOf starts one of another image.
+func (e *engine) upOf(t *testing.T, image, name string, args ...string) string {
+	t.Helper()
+	return e.Docker(t, append(append([]string{"run", "-d", "--stop-signal", "KILL", "--name", name}, args...), image)...)
 }
 
 // ip is the address that the engine gave to a container in a network.
@@ -151,6 +158,7 @@ type counter struct {
 	// connections that are open, the most there were, and questions by path.
 	open, most int
 	asked      map[string]int
+	refuses    string // a part of the paths that it does not let through
 }
 
 // count proxies to the engine's socket.
@@ -192,7 +200,12 @@ func (c *counter) pass(transport *http.Transport, w http.ResponseWriter, r *http
 		key += " by id"
 	}
 	c.asked[key]++
+	refused := c.refuses != "" && strings.Contains(r.URL.Path, c.refuses)
 	c.mu.Unlock()
+	if refused {
+		http.Error(w, "Forbidden", http.StatusForbidden)
+		return
+	}
 	r.URL.Scheme, r.URL.Host, r.RequestURI = "http", "docker", ""
 	resp, err := transport.RoundTrip(r)
 	if err != nil {

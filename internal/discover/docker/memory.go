@@ -29,6 +29,7 @@ type memory struct {
 	told   map[string]life // by container id, of those in places
 	places []discover.Place
 	dead   map[string]time.Time
+	begun  bool      // something was told
 	known  bool      // there once was an answer
 	ours   time.Time // when the name was last found in our own project
 	left   time.Time // when the last watch ended
@@ -38,6 +39,7 @@ type memory struct {
 // lives again, its former life is told to be over first: its id alone cannot
 // say both.
 func (m *memory) look(s scene, now time.Time) []discover.Result {
+	m.begun = true
 	s.ours, s.told = now.Sub(m.ours) < deadFor, m.told
 	v := s.judge()
 	if v.ours {

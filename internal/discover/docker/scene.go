@@ -15,9 +15,11 @@ import (
 type scene struct {
 	target spec.Target
 	named  []*docker.Container // those that answer to the name, sorted by name
-	own    *docker.Container   // ours; nil: we run in none that the engine knows
-	get    func(id string) *docker.Container
-	all    func() []*docker.Container
+	// unnamed are those that would if the labels of their images counted.
+	unnamed []*docker.Container
+	own     *docker.Container // ours; nil: we run in none that the engine knows
+	get     func(id string) *docker.Container
+	all     func() []*docker.Container
 	// stranger: we run in a container, but in none of this engine's.
 	stranger bool
 	// ours: the name was found in our own project a moment ago.
@@ -27,6 +29,18 @@ type scene struct {
 	// told are the lives that were told before, by container id. Of several
 	// addresses a container keeps the one that it has connections to.
 	told map[string]life
+	// pending: it will be known in a moment which labels are a container's own.
+	pending bool
+}
+
+// add adds one that has the name, or would have it by labels of its image.
+func (s *scene) add(c *docker.Container) {
+	s.pending = s.pending || c.Pending()
+	if slices.Contains(c.Keys(), s.target.Host) {
+		s.named = append(s.named, c)
+	} else {
+		s.unnamed = append(s.unnamed, c)
+	}
 }
 
 // verdict is what becomes of it.
@@ -81,10 +95,23 @@ func (s scene) summary(details []string) string {
 	if more := len(details) - most; more > 0 {
 		details = append(details[:most:most], fmt.Sprintf("%d more", more))
 	}
+	if text := s.believed(); text != "" {
+		details = append(details, text)
+	}
 	if s.stranger {
 		details = append(details, "the engine does not know the container that Legate runs in, so these addresses may be out of reach")
 	}
 	return strings.Join(details, "; ")
+}
+
+// believed says whose labels are taken for its own without knowing.
+func (s scene) believed() string {
+	for _, c := range s.candidates() {
+		if !c.Judged() && (c.Project != "" || len(c.Services) > 0) {
+			return "labels of container " + c.Name + " are believed that may be its image's: " + spec.WithHint(c.Doubt)
+		}
+	}
+	return ""
 }
 
 // unhealthy is why the engine finds a running container unwell; "": it does
@@ -200,7 +227,24 @@ func (s scene) notFound() error {
 	if s.target.Project != "" {
 		of = " of Compose project " + s.target.Project
 	}
-	return spec.Errorf(hint, "no container, Compose service or legate.service label%s is named %q", of, s.target.Host)
+	but := ""
+	if c := s.notBelieved(); c != nil && c.Doubt != nil {
+		but, hint = fmt.Sprintf("; container %s may be, which is not known: %v", c.Name, c.Doubt), spec.HintOf(c.Doubt)
+	} else if c != nil {
+		but, hint = "; container "+c.Name+" has that from its image alone", "set the label on the container itself"
+	}
+	return spec.Errorf(hint, "no container, Compose service or legate.service label%s is named %q%s", of, s.target.Host, but)
+}
+
+// notBelieved is a container that would have the name if labels of its image
+// counted; nil: there is none.
+func (s scene) notBelieved() *docker.Container {
+	for _, c := range s.unnamed {
+		if !c.Pending() && (s.target.Project == "" || c.Labels["com.docker.compose.project"] == s.target.Project) {
+			return c
+		}
+	}
+	return nil
 }
 
 // place is where a container can be reached.
