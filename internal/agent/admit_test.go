@@ -12,7 +12,7 @@ import (
 // However an endpoint was found, what the container behind it allows decides,
 // and nothing of this host is reached through it.
 func TestAdmit(t *testing.T) {
-	a := New(Config{Labels: spec.LabelConfig{Sources: []string{spec.SourceDocker, spec.SourceConsul}}})
+	a := New(Config{Table: docker.NewTable(docker.Config{}), Labels: spec.LabelConfig{Sources: []string{spec.SourceDocker, spec.SourceConsul}}})
 	a.host.now.Store(&map[netip.Addr]bool{netip.MustParseAddr("192.168.1.52"): true})
 	a.servers = map[string]spec.Container{
 		"shop":   {ID: "shop", Name: "shop-redis-1", Project: "shop"},
@@ -54,7 +54,7 @@ func TestAdmit(t *testing.T) {
 
 // The loopback of a container is its own, and what it allows decides there, too.
 func TestAdmit_InsideAContainer(t *testing.T) {
-	a := New(Config{Labels: spec.LabelConfig{Sources: []string{spec.SourceDocker}}})
+	a := New(Config{Table: docker.NewTable(docker.Config{}), Labels: spec.LabelConfig{Sources: []string{spec.SourceDocker}}})
 	a.servers = map[string]spec.Container{
 		"closed": {ID: "closed", Name: "closed"},
 		"open":   {ID: "open", Name: "open", Labels: map[string]string{"legate.allow": "*"}},
@@ -111,7 +111,7 @@ func TestWay(t *testing.T) {
 // Nothing but a container's own addresses is taken for the container: a socket
 // file has none, and most containers lack one of IPv6.
 func TestAdmit_SocketFileIsNobodys(t *testing.T) {
-	a := New(Config{Labels: spec.LabelConfig{Policy: spec.Policy{AllowTargets: []string{"unix:/run/redis.sock"}}}})
+	a := New(Config{Table: docker.NewTable(docker.Config{}), Labels: spec.LabelConfig{Policy: spec.Policy{AllowTargets: []string{"unix:/run/redis.sock"}}}})
 	a.servers = map[string]spec.Container{"secret": {ID: "secret", Name: "vault", Project: "secret"}}
 	a.at = owners([]*docker.Container{{ID: "secret", Networks: []docker.Network{{Name: "secret", V4: netip.MustParseAddr("172.18.0.3")}}}})
 	web := spec.Container{ID: "web", Name: "web", Project: "shop"}

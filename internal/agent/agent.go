@@ -115,8 +115,8 @@ func (a *Agent) Watch(ctx context.Context, set func(spec.Wish)) error {
 		Agent: a, set: set, life: life,
 		found: make(chan intercept.Found, 16), ended: make(chan *space, 16), told: make(chan error, 1), states: make(chan error, 1),
 		learned: make(chan variables, asksAtOnce), questions: make(chan struct{}, asksAtOnce), asides: make(chan struct{}, asksAtOnce),
-		images: map[string]docker.Image{}, wordings: map[string]wording{},
-		asked: map[string]bool{}, exposing: map[string]bool{},
+		wordings: map[string]wording{},
+		asked:    map[string]bool{}, exposing: map[string]bool{},
 		unfound: map[string]unfound{},
 	}
 	// What still waits to hand something over must not hold up the end.
@@ -152,15 +152,14 @@ type watch struct {
 	// those of them for whose answers nobody waits.
 	questions, asides chan struct{}
 
-	images   map[string]docker.Image // by id
-	wordings map[string]wording      // by container
-	asked    map[string]bool         // containers whose process is being asked for
-	exposing map[string]bool         // containers whose ports were asked for
-	unfound  map[string]unfound      // by container; guarded by the agent's mu
-	waiting  []*starting             // containers that start when they have their links
-	lost     error                   // the engine
-	heard    bool                    // the engine's containers are known, or were
-	decided  *spec.Wish              // what was set last; nil: nothing yet
+	wordings map[string]wording // by container
+	asked    map[string]bool    // containers whose process is being asked for
+	exposing map[string]bool    // containers whose ports were asked for
+	unfound  map[string]unfound // by container; guarded by the agent's mu
+	waiting  []*starting        // containers that start when they have their links
+	lost     error              // the engine
+	heard    bool               // the engine's containers are known, or were
+	decided  *spec.Wish         // what was set last; nil: nothing yet
 }
 
 // regret is how long the engine is left alone after it was lost.

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"legate/internal/docker"
@@ -19,6 +20,7 @@ type decision struct {
 	wish    spec.Wish
 	servers map[string]spec.Container // by id
 	ways    map[string]way            // by id
+	unread  map[string][]string       // containers by why it is not known which labels are their own
 }
 
 func (d *decision) warn(format string, args ...any) {
@@ -27,18 +29,18 @@ func (d *decision) warn(format string, args ...any) {
 
 // decide sets the links of all containers that have a namespace now.
 func (w *watch) decide() {
-	d := &decision{servers: map[string]spec.Container{}, ways: map[string]way{}}
+	d := &decision{servers: map[string]spec.Container{}, ways: map[string]way{}, unread: map[string][]string{}}
 	if err := w.host.read(); err != nil {
 		d.warn("the addresses of this host are those of before, which containers may not name: %v", err)
 	}
 	all := w.cfg.Table.All()
-	w.forgetImages(all)
 	w.forgetFormer()
 	maps.DeleteFunc(w.wordings, func(id string, _ wording) bool { return w.cfg.Table.Get(id) == nil })
 	maps.DeleteFunc(w.exposing, func(id string, _ bool) bool { return w.cfg.Table.Get(id) == nil })
 	for _, c := range all {
 		w.judge(c, d)
 	}
+	d.warnUnread()
 	w.decideOmni(all, &d.wish)
 	if w.late != nil {
 		d.warn("links are opened only after a container has started: %v", w.late)
@@ -55,18 +57,16 @@ func (w *watch) decide() {
 // judge decides what a container serves and asks for.
 func (w *watch) judge(c *docker.Container, d *decision) {
 	w.learnExposed(c)
-	image, err := w.image(c)
-	if err != nil {
-		d.warn("container %s has no links and serves none: its labels cannot be told from those of its image: %v", c.Name, err)
-		return
-	}
-	who, of := describe(c, image), w.tenantOf(c)
-	if of != c { // it reaches what its landlord reaches
-		who.Networks, who.OnHost = joined(of), of.Mode == "host"
-	}
-	d.servers[c.ID] = who.Own(image.Labels, w.cfg.Labels.TrustImageLabels)
-	if err := spec.CheckAllow(d.servers[c.ID]); err != nil {
-		d.warn("%v", err)
+	who, of := w.describe(c), w.tenantOf(c)
+	switch server, err := w.server(c); {
+	case err == nil:
+		d.servers[c.ID] = server
+		if err := spec.CheckAllow(server); err != nil {
+			d.warn("%v", err)
+		}
+	case !c.Pending():
+		why := spec.WithHint(c.Doubt)
+		d.unread[why] = append(d.unread[why], c.Name)
 	}
 	if !c.Runs() {
 		w.forgetUnfound(c.ID) // its next life is looked for anew
@@ -81,9 +81,47 @@ func (w *watch) judge(c *docker.Container, d *decision) {
 	if where != nil && w.enters {
 		d.ways[c.ID] = way{where.ns.ID(), where.ns.Socket}
 	}
-	if asks {
-		w.decideFor(c, where, who, image, &d.wish)
+	if asks && c.Judged() {
+		w.decideFor(c, where, who, &d.wish)
 	}
+}
+
+// warnUnread tells of the containers whose labels do not count, those together
+// that have one reason: what refuses to tell of an image refuses all.
+func (d *decision) warnUnread() {
+	const most = 3
+	for _, why := range slices.Sorted(maps.Keys(d.unread)) {
+		names := d.unread[why]
+		what := "container " + names[0] + " has no links and serves none: its labels cannot be told from those of its image"
+		if more := len(names) - most; more > 0 {
+			names = append(names[:most:most], fmt.Sprintf("%d more", more))
+		}
+		if len(names) > 1 {
+			what = "containers " + strings.Join(names, ", ") + " have no links and serve none: their labels cannot be told from those of their images"
+		}
+		d.warn("%s: %s", what, why)
+	}
+}
+
+// server is a container as others may go there. The error is of one whose own
+// labels are not known: one that it has from its image might allow more than
+// its owner does.
+func (a *Agent) server(c *docker.Container) (spec.Container, error) {
+	switch {
+	case c.Judged():
+		return a.describe(c).Own(imageOf(c).Labels, a.cfg.Labels.TrustImageLabels), nil
+	case c.Pending():
+		return spec.Container{}, fmt.Errorf("what container %s accepts is not known yet", c.Name)
+	}
+	return spec.Container{}, spec.Errorf(spec.HintOf(c.Doubt), "what container %s accepts is not known: %v", c.Name, c.Doubt)
+}
+
+// imageOf is what a container has from its image, as far as it is known.
+func imageOf(c *docker.Container) docker.Image {
+	if c.From == nil {
+		return docker.Image{}
+	}
+	return *c.From
 }
 
 // seek asks for the namespace that a container lives in, which is that of
@@ -123,11 +161,11 @@ func addresses(c *docker.Container) (list []netip.Addr) {
 }
 
 // decideFor adds the links of one container, which lives there.
-func (w *watch) decideFor(c *docker.Container, where *space, who spec.Container, image docker.Image, wish *spec.Wish) {
+func (w *watch) decideFor(c *docker.Container, where *space, who spec.Container, wish *spec.Wish) {
 	if where == nil && !who.OnHost {
 		return // it does not run yet, or no more
 	}
-	links, problems := w.read(c, who, image)
+	links, problems := w.read(c, who)
 	if who.OnHost {
 		for _, l := range links {
 			problems = append(problems, spec.LinkProblem{Name: l.Name, Listen: l.Listen, Text: l.Text, Err: spec.Errorf(
@@ -135,7 +173,7 @@ func (w *watch) decideFor(c *docker.Container, where *space, who spec.Container,
 		}
 		links = nil
 	}
-	own := who.Own(image.Labels, w.cfg.Labels.TrustImageLabels)
+	own := who.Own(imageOf(c).Labels, w.cfg.Labels.TrustImageLabels)
 	for i := range links {
 		links[i].Listen.Namespace = where.ns.ID()
 		links[i].For = &own
@@ -154,11 +192,11 @@ type wording struct {
 // read reads the labels of a container, once: with a thousand labels on a host
 // that would take longer than a container does to start, and each start and end
 // of one is decided with all others. The result is the caller's.
-func (w *watch) read(c *docker.Container, who spec.Container, image docker.Image) ([]spec.Link, []spec.LinkProblem) {
+func (w *watch) read(c *docker.Container, who spec.Container) ([]spec.Link, []spec.LinkProblem) {
 	r, known := w.wordings[c.ID]
 	if landlord := w.cfg.Table.Get(c.Landlord()); !known || r.of != c || r.landlord != landlord {
 		r = wording{of: c, landlord: landlord}
-		r.links, r.problems = spec.ContainerLinks(who, image.Labels, w.cfg.Labels)
+		r.links, r.problems = spec.ContainerLinks(who, imageOf(c).Labels, w.cfg.Labels)
 		w.wordings[c.ID] = r
 	}
 	return slices.Clone(r.links), slices.Clone(r.problems)
@@ -173,43 +211,15 @@ func (w *watch) home(c *docker.Container) *space {
 
 // tenantOf is the container whose network a container lives in: itself, or the
 // one that it lodges with. Of one that is gone nothing but its id is known.
-func (w *watch) tenantOf(c *docker.Container) *docker.Container {
+func (a *Agent) tenantOf(c *docker.Container) *docker.Container {
 	landlord := c.Landlord()
 	if landlord == "" {
 		return c
 	}
-	if of := w.cfg.Table.Get(landlord); of != nil {
+	if of := a.cfg.Table.Get(landlord); of != nil {
 		return of
 	}
 	return &docker.Container{ID: landlord}
-}
-
-// image is what a container has from its image. It is asked for once.
-func (w *watch) image(c *docker.Container) (docker.Image, error) {
-	image, known := w.images[c.ImageID]
-	if known {
-		return image, nil
-	}
-	client, err := docker.NewClient(w.cfg.Engine)
-	if err != nil {
-		return image, err
-	}
-	defer client.Close()
-	if image, err = client.Image(w.ctx, c.ImageID); err != nil {
-		return image, err
-	}
-	w.images[c.ImageID] = image
-	return image, nil
-}
-
-// forgetImages lets go of images that no container has any more: a host that
-// builds has a new one every minute.
-func (w *watch) forgetImages(all []*docker.Container) {
-	used := map[string]bool{}
-	for _, c := range all {
-		used[c.ImageID] = true
-	}
-	maps.DeleteFunc(w.images, func(id string, _ docker.Image) bool { return !used[id] })
 }
 
 // joined are the networks by which a container may reach another.
@@ -217,14 +227,15 @@ func joined(c *docker.Container) []string {
 	return slices.DeleteFunc(slices.Clone(c.Joined), func(n string) bool { return n == "none" || n == "host" || n == "ingress" })
 }
 
-// describe is a container as policy knows it.
-func describe(c *docker.Container, image docker.Image) spec.Container {
+// describe is a container as policy knows it, with all its labels. It reaches
+// what the one reaches whose network it lives in.
+func (a *Agent) describe(c *docker.Container) spec.Container {
+	of := a.tenantOf(c)
 	d := spec.Container{
-		ID: c.ID, Name: c.Name, Image: c.Image, Project: c.Project, Service: c.Service, Labels: c.Labels,
-		Lodges: c.Landlord(), OnHost: c.Mode == "host",
-		Networks: joined(c),
+		ID: c.ID, Name: c.Name, Image: c.Image, Labels: c.Labels,
+		Lodges: c.Landlord(), OnHost: of.Mode == "host", Networks: joined(of),
 	}
-	for _, p := range slices.Concat(image.Ports, c.Ports, c.Exposed) {
+	for _, p := range slices.Concat(imageOf(c).Ports, c.Ports, c.Exposed) {
 		d.Exposed = append(d.Exposed, spec.Port(p))
 	}
 	return d
@@ -284,14 +295,26 @@ func (a *Agent) Admit(l spec.Link, m *spec.Member) error {
 	if id == "" { // an address does not get around what the container behind it allows
 		id = a.at[m.Addr.Addr().Unmap()]
 	}
-	server, known := a.servers[id]
-	switch {
-	case known:
-		return spec.Allows(server, *l.For)
-	case id != "":
-		return fmt.Errorf("container %.12s is not known to the engine", id)
+	if id == "" {
+		return nil
 	}
-	return nil
+	server, err := a.serverOf(id)
+	if err != nil {
+		return err
+	}
+	return spec.Allows(server, *l.For)
+}
+
+// serverOf is the container with an id as others may go there. Of one that is
+// new a source may have told before it was decided about. mu is held.
+func (a *Agent) serverOf(id string) (spec.Container, error) {
+	if server, known := a.servers[id]; known {
+		return server, nil
+	}
+	if c := a.cfg.Table.Get(id); c != nil {
+		return a.server(c)
+	}
+	return spec.Container{}, fmt.Errorf("container %.12s is not known to the engine", id)
 }
 
 // byOperator tells whether all that a link leads to is from sources that the

@@ -145,15 +145,11 @@ func (w *watch) tenant(who []*docker.Container, wish *spec.Wish) tenant {
 	t := tenant{id: first.ID, name: first.Name, life: first.Start, known: true, ports: map[uint16]bool{}}
 	for _, c := range who {
 		list, known := w.omni.variables[c.ID]
-		image, err := w.image(c)
-		if !known || err != nil { // which decide tells of
+		if !known || c.From == nil { // which decide tells of
 			t.known = false
 			continue
 		}
-		d := describe(c, image)
-		if c != first { // the networks that it lives in are not listed as its own
-			d.Networks = joined(first)
-		}
+		d, image := w.describe(c), *c.From
 		from := spec.Image{Labels: image.Labels, Variables: image.Variables}
 		links, problems := spec.BackendLinks(d, c.Start, list, from, w.cfg.Labels)
 		own := d.Own(image.Labels, w.cfg.Labels.TrustImageLabels)

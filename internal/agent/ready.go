@@ -83,7 +83,7 @@ func (w *watch) answer(decided []*docker.Container) {
 		}
 		c := decided[i]
 		asks := spec.AsksForLinks(c.Labels)
-		if asks && c.Mode != "host" && w.home(c) == nil {
+		if asks && (c.Pending() || c.Mode != "host" && w.home(c) == nil) {
 			return false
 		}
 		s.ready <- asks
