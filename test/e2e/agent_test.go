@@ -174,7 +174,7 @@ func TestAgentRules(t *testing.T) {
 		}
 
 		// Labels of an image decide nothing, and what the application serves itself is left alone.
-		a.docker("commit", "--change", "LABEL connect.2001=redis", "web", "legate-e2e/sly")
+		a.docker("commit", "--change", "LABEL connect.2001=redis legate.service=imaged", "web", "legate-e2e/sly")
 		a.docker(append(append([]string{"run", "-d", "--name", "sly", "--expose", "6379"}, project("shop", "sly")...),
 			"--label", "connect.6379=redis", "--label", "connect.6380=redis", "--label", "connect.6379.force=false", "legate-e2e/sly", "sh", "-c", "redis-server --port 6379 || sleep 600")...)
 		eventually(t, 20*time.Second, func() (bool, string) {
@@ -190,8 +190,12 @@ func TestAgentRules(t *testing.T) {
 
 		// Who lives in the network of another shares its localhost; who lives in the host's has none of its own.
 		a.docker("run", "-d", "--name", "lodger", "--network", "container:web", // of no project: the network counts
-			"--label", "connect.1010=docker:shop/redis:6379", "legate-e2e/tools", "sleep", "600")
+			"--label", "connect.1010=docker:shop/redis:6379", "--label", "connect.1012=docker:imaged:6379", "legate-e2e/tools", "sleep", "600")
 		says("1010", "shop-redis-1")
+		eventually(t, 20*time.Second, func() (bool, string) {
+			why := a.run("docker exec agent legate why lodger 1012")
+			return strings.Contains(why, "container sly has that from its image alone"), why
+		})
 		a.docker(append(append([]string{"run", "-d", "--name", "hosted", "--network", "host"}, project("shop", "hosted")...),
 			"--label", "connect.1011=redis", "legate-e2e/tools", "sleep", "600")...)
 		eventually(t, 20*time.Second, func() (bool, string) {
