@@ -1,7 +1,9 @@
 package cli
 
 import (
+	"context"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -89,6 +91,9 @@ func completeCaller(p Process, where *string) cobra.CompletionFunc {
 	}
 }
 
+// keypress is how long a shell may stand still for a completion.
+const keypress = time.Second
+
 // completeRunning asks the running legate; where it cannot, there is nothing to
 // offer.
 func completeRunning(p Process, where *string, at int, offers func(spec.Snapshot) []cobra.Completion) cobra.CompletionFunc {
@@ -96,6 +101,9 @@ func completeRunning(p Process, where *string, at int, offers func(spec.Snapshot
 		if len(args) != at || applyEnv(c, p, []string{"control"}) != nil {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
+		ctx, cancel := context.WithTimeout(c.Context(), keypress)
+		defer cancel()
+		c.SetContext(ctx)
 		s, err := snapshot(c, p, *where)
 		if err != nil {
 			return nil, cobra.ShellCompDirectiveNoFileComp

@@ -86,11 +86,7 @@ in any case, until legate resume, and survives a restart where legate runs with
 		Args:              o.checkDrain,
 		ValidArgsFunction: completeNames(p, &o.control),
 		RunE: o.verb(func(ctx context.Context, found *control.Client, name string) (control.OverrideReply, error) {
-			done, err := found.Drain(ctx, control.DrainRequest{Name: name, Wait: o.wait, Timeout: control.Duration(o.timeout)})
-			if errors.Is(err, context.Canceled) {
-				err = spec.Errorf("end it: "+o.process.command(o.control, "resume", name), "stopped waiting; %s is still drained", name)
-			}
-			return done, err
+			return found.Drain(ctx, control.DrainRequest{Name: name, Wait: o.wait, Timeout: control.Duration(o.timeout)})
 		}, o.tellDrain),
 	}
 	addControl(c, &o.control)
@@ -124,6 +120,10 @@ func (o *overrideCommand) verb(
 		ctx, stop := interruptible(c)
 		defer stop()
 		done, err := ask(ctx, found, args[0])
+		if errors.Is(err, context.Canceled) {
+			stop() // the next Ctrl-C ends the command
+			err = o.interrupted(c.Context(), found, args[0])
+		}
 		if err != nil {
 			return err
 		}
@@ -135,6 +135,33 @@ func (o *overrideCommand) verb(
 		}
 		return o.left(done)
 	}
+}
+
+// interrupted says what holds after Ctrl-C: the verb itself had no answer.
+func (o *overrideCommand) interrupted(ctx context.Context, found *control.Client, name string) error {
+	now, err := found.Snapshot(ctx)
+	if err != nil {
+		return err
+	}
+	if as := overrideOf(now.Links, name); as != nil {
+		return spec.Errorf("end it: "+o.process.command(o.control, "resume", name), "stopped waiting; %s is still %s", name, overrideWord(as.Kind))
+	}
+	return spec.Errorf("see what holds: "+o.process.command(o.control, "status"), "stopped waiting")
+}
+
+// overrideOf is what an operator asked of a link or an endpoint; nil: nothing.
+func overrideOf(links []spec.LinkStatus, name string) *spec.Override {
+	if of, err := onlyLink(links, name); err == nil {
+		return of[0].Mode
+	}
+	for _, l := range links {
+		for _, e := range l.Endpoints {
+			if e.Address == name {
+				return e.Drained
+			}
+		}
+	}
+	return nil
 }
 
 func (o *overrideCommand) tellPause(done control.OverrideReply) error {

@@ -113,6 +113,7 @@ func (s *swapCommand) run(c *cobra.Command, args []string) error {
 	defer stop()
 	done, err := found.Swap(ctx, r)
 	if errors.Is(err, context.Canceled) {
+		stop() // the next Ctrl-C ends the command
 		err = s.interrupted(c.Context(), found, r.Link)
 	}
 	if err != nil {

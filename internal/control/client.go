@@ -2,6 +2,7 @@ package control
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -13,6 +14,7 @@ import (
 	"os"
 	"strings"
 	"syscall"
+	"time"
 
 	"legate/internal/spec"
 )
@@ -23,6 +25,8 @@ type Client struct {
 	Address string
 	where   string // how the user named it; "": not at all
 	http    *http.Client
+	// patience is how long the instance may take to begin with a request.
+	patience time.Duration
 }
 
 // NewClient returns a client for a socket; nothing is opened yet.
@@ -31,7 +35,10 @@ func NewClient(address string) *Client {
 	return &Client{
 		Address: address,
 		// A connection per request: commands make one, and none must linger.
-		http: &http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}},
+		// It sends what it asks when the instance takes it up, however late: one
+		// that did not must find nothing when the command has given up.
+		http:     &http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true, ExpectContinueTimeout: 24 * time.Hour}},
+		patience: patience,
 	}
 }
 
@@ -51,9 +58,12 @@ func (c *Client) Swap(ctx context.Context, r SwapRequest) (SwapReply, error) {
 func (c *Client) Why(ctx context.Context, r WhyRequest) (spec.Explanation, error) {
 	var e spec.Explanation
 	q := url.Values{"caller": {r.Caller}, "link": {r.Link}}
-	if r.Connect {
-		q.Set("connect", "true")
+	err := c.do(ctx, request{http.MethodGet, pathWhy + "?" + q.Encode(), nil}, &e)
+	if err != nil || !r.Connect {
+		return e, err
 	}
+	// That it answered has shown that it is well: connecting takes its time.
+	q.Set("connect", "true")
 	return e, c.do(ctx, request{http.MethodGet, pathWhy + "?" + q.Encode(), nil}, &e)
 }
 
@@ -98,13 +108,18 @@ func (c *Client) do(ctx context.Context, q request, answer any) error {
 			return fmt.Errorf("write request: %w", err)
 		}
 	}
+	ctx, hearing := c.listen(ctx)
+	defer hearing.end()
 	h, err := http.NewRequestWithContext(ctx, q.method, "http://legate"+q.path, &body)
 	if err != nil {
 		return fmt.Errorf("make request: %w", err)
 	}
+	if q.ask != nil {
+		h.Header.Set("Expect", "100-continue")
+	}
 	r, err := c.http.Do(h)
 	if err != nil {
-		return c.unreachable(err)
+		return cmp.Or(c.silence(ctx, hearing, q.ask != nil), c.unreachable(err))
 	}
 	defer r.Body.Close()
 	if r.StatusCode != http.StatusOK {

@@ -35,6 +35,7 @@ func Serve(l net.Listener, i Instance, log *slog.Logger) *Server {
 			Handler:           Handler(i),
 			ReadHeaderTimeout: 5 * time.Second,
 			BaseContext:       func(net.Listener) context.Context { return ctx },
+			ConnContext:       withConnection,
 			ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelError), // a panic, most likely
 		},
 		cancel: cancel,
@@ -114,6 +115,9 @@ func serves[R any, P checker[R], A any](name string, verb func(context.Context, 
 		}
 		if err := P(&q).check(); err != nil {
 			refuse(w, http.StatusBadRequest, err)
+			return
+		}
+		if left(r.Context()) {
 			return
 		}
 		done, err := verb(r.Context(), q)

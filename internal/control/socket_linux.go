@@ -2,6 +2,7 @@ package control
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -28,26 +29,39 @@ func abstractPrefixes(uid int) (own, search string) {
 	return own, own
 }
 
-// peerUID asks the kernel who is on the other side: SO_PEERCRED of unix(7).
+// peerUID asks the kernel who is on the other side.
 func peerUID(c net.Conn) (int, error) {
+	cred, err := peer(c)
+	if err != nil {
+		return 0, fmt.Errorf("read peer: %w", err)
+	}
+	return int(cred.Uid), nil
+}
+
+// peerPID tells which process listens on the other side; 0 where it is not to
+// be seen from here.
+func peerPID(c net.Conn) int {
+	cred, err := peer(c)
+	if err != nil {
+		return 0
+	}
+	return int(cred.Pid)
+}
+
+// peer reads SO_PEERCRED of unix(7).
+func peer(c net.Conn) (*unix.Ucred, error) {
 	u, ok := c.(*net.UnixConn)
 	if !ok {
-		return 0, fmt.Errorf("read peer of %T: not a unix socket", c)
+		return nil, fmt.Errorf("%T is not a unix socket", c)
 	}
 	raw, err := u.SyscallConn()
 	if err != nil {
-		return 0, fmt.Errorf("read peer: %w", err)
+		return nil, err
 	}
 	var cred *unix.Ucred
 	var got error
 	err = raw.Control(func(fd uintptr) { cred, got = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
-	if err != nil {
-		return 0, fmt.Errorf("read peer: %w", err)
-	}
-	if got != nil {
-		return 0, fmt.Errorf("read peer: %w", got)
-	}
-	return int(cred.Uid), nil
+	return cred, errors.Join(err, got)
 }
 
 // listAbstract lists the bound abstract sockets with that prefix in this

@@ -179,6 +179,17 @@ func squat() {
 	l.Close()
 }
 
+// mute PATH holds a socket and never answers, as a process that is stopped.
+func mute() {
+	if err := dropRoot(); err != nil {
+		fail(err)
+	}
+	if _, err := net.Listen("unix", os.Args[1]); err != nil {
+		fail(err)
+	}
+	endWhenAsked()
+}
+
 // mode PATH prints the type and the permissions of a file.
 func mode() {
 	fi, err := os.Lstat(os.Args[1])

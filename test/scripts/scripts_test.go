@@ -43,6 +43,7 @@ func TestMain(m *testing.M) {
 		"talk":      talk,
 		"curl":      curl,
 		"squat":     squat,
+		"mute":      mute,
 		"closer":    closer,
 		"mode":      mode,
 	})
