@@ -171,3 +171,23 @@ func TestAbstract_ClientDistrustsOtherUsers(t *testing.T) {
 		c.Close()
 	})
 }
+
+// Root finds the instances of all users, its own first.
+func TestAbstract_OthersDoNotHideTheOwn(t *testing.T) {
+	p := abstractPlaces(t)
+	p.Search = p.Abstract
+	p.Abstract += "0/"
+	other := Places{Dirs: p.Dirs, Abstract: p.Search + "65533/"}
+	theirs := serveAbstract(t, other)
+	for _, where := range []string{"", "legate"} {
+		if c, err := Find(t.Context(), where, p); err != nil || c.Address != theirs.Address {
+			t.Errorf("%q without an own one: got %v, %v", where, c, err)
+		}
+	}
+	own := serveAbstract(t, p)
+	for _, where := range []string{"", "legate"} {
+		if c, err := Find(t.Context(), where, p); err != nil || c.Address != own.Address {
+			t.Errorf("%q with an own one: got %v, %v", where, c, err)
+		}
+	}
+}

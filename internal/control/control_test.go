@@ -421,6 +421,8 @@ func TestFind_NeedsExactlyOne(t *testing.T) {
 	wantError(t, err, "several legates are running: db, web", "--control db")
 	_, err = control.Find(t.Context(), "cache", p)
 	wantError(t, err, "no running legate is named cache", "--control cache")
+	_, err = control.Find(t.Context(), "wep", p)
+	wantError(t, err, "no running legate is named wep", "did you mean --control web?")
 	_, err = control.Find(t.Context(), "off", p)
 	wantError(t, err, "is off", "--control NAME")
 }

@@ -28,15 +28,31 @@ func find(ctx context.Context, where string, p Places) (*Client, error) {
 	case isAddress(where):
 		return NewClient(where), nil
 	case where != "":
-		return choose(ctx, p.addresses(where), spec.Errorf(hintStart+" --control "+where, "no running legate is named %s", where))
+		others := slices.DeleteFunc(p.others(), func(a string) bool { return nameOf(a) != where })
+		c, err := choose(ctx, p.addresses(where), others)
+		if errors.Is(err, errNobody) {
+			err = p.notNamed(ctx, where)
+		}
+		return c, err
 	}
-	return choose(ctx, p.list(), spec.Errorf(hintStart, "no running legate was found"))
+	return choose(ctx, p.own(), p.others())
+}
+
+var errNobody = spec.Errorf(hintStart, "no running legate was found")
+
+// notNamed is the error for a name that no instance has.
+func (p Places) notNamed(ctx context.Context, name string) error {
+	hint := hintStart + " --control " + name
+	if near := spec.Suggest(name, Names(ctx, p)); near != "" {
+		hint = "did you mean --control " + near + "?"
+	}
+	return spec.Errorf(hint, "no running legate is named %s", name)
 }
 
 // Names lists the instances that answer.
 func Names(ctx context.Context, p Places) []string {
 	var names []string
-	for _, a := range p.list() {
+	for _, a := range slices.Concat(p.own(), p.others()) {
 		if c, err := dial(ctx, a); err == nil {
 			c.Close()
 			names = append(names, nameOf(a))
@@ -46,8 +62,9 @@ func Names(ctx context.Context, p Places) []string {
 	return slices.Compact(names)
 }
 
-// list returns the addresses of all instances, those that died included.
-func (p Places) list() []string {
+// own returns the addresses of the instances in the places of this user, those
+// that died included.
+func (p Places) own() []string {
 	var found []string
 	for _, d := range p.Dirs {
 		// A directory that is not there or not ours to read has none for us.
@@ -58,15 +75,32 @@ func (p Places) list() []string {
 			}
 		}
 	}
-	if p.Search != "" {
-		found = append(found, listAbstract(p.Search)...)
+	if p.Abstract != "" {
+		found = append(found, listAbstract(p.Abstract)...)
 	}
 	return found
 }
 
-// choose returns the only one that answers; none is the error where there is
-// not one.
-func choose(ctx context.Context, addresses []string, none error) (*Client, error) {
+// others returns what root finds of other users, who have only abstract names.
+func (p Places) others() []string {
+	if p.Search == p.Abstract {
+		return nil
+	}
+	return slices.DeleteFunc(listAbstract(p.Search), func(a string) bool { return strings.HasPrefix(a, p.Abstract) })
+}
+
+// choose returns the only one that answers in the first group where one does:
+// what other users start must not come between root and its own.
+func choose(ctx context.Context, groups ...[]string) (*Client, error) {
+	for _, addresses := range groups {
+		if c, err := chooseOf(ctx, addresses); !errors.Is(err, errNobody) {
+			return c, err
+		}
+	}
+	return nil, errNobody
+}
+
+func chooseOf(ctx context.Context, addresses []string) (*Client, error) {
 	var live, denied []string
 	for _, a := range addresses {
 		c, err := dial(ctx, a)
@@ -86,7 +120,7 @@ func choose(ctx context.Context, addresses []string, none error) (*Client, error
 	case len(denied) > 0:
 		return nil, errDenied(strings.Join(denied, ", "))
 	}
-	return nil, none
+	return nil, errNobody
 }
 
 func errSeveral(live []string) error {
