@@ -72,6 +72,10 @@ func (r Runner) dial(ctx context.Context, e spec.Endpoint) (net.Conn, error) {
 	return nil, fmt.Errorf("no check for protocol %q", e.Protocol)
 }
 
+// ErrMute is in the error of a server that took the connection and then did
+// not answer in time.
+var ErrMute = errors.New("it accepted, and did not answer")
+
 // answerLimit is how much of a server's answers is read in one check. The
 // largest honest one is Redis's INFO replication, with a line per replica.
 const answerLimit = 64 << 10
@@ -183,6 +187,9 @@ func explain(ctx context.Context, c spec.Check, doing string, err error) error {
 	case errors.Is(ctx.Err(), context.Canceled):
 		return &failure{doing + "stopped", ctx.Err()}
 	case errors.As(err, &network) && network.Timeout(), errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded):
+		if doing == "" {
+			err = errors.Join(ErrMute, err)
+		}
 		return &failure{doing + "no answer " + within(c), err}
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return &failure{doing + "it closed the connection instead of an answer", err}

@@ -270,7 +270,7 @@ func judgeSocket(h host, f listening) []finding {
 	case s.there == "live":
 		found = append(found, missing(about, "choose another path, or end what this shows: "+h.sudo("ss -xlp src "+path), "a running process listens on %s", path))
 	case s.there == "other":
-		found = append(found, missing(about, "rm "+path, "%s is there and is no socket", path))
+		found = append(found, missing(about, "choose another path; this shows what is there: ls -l "+path, "%s is there and is no socket", path))
 	default:
 		found = append(found, fine(about, "can listen on %s", path))
 	}

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -188,11 +189,7 @@ func judgeTarget(h host, r reached, others bool) (found []finding) {
 		bad = weak // the others serve
 	}
 	if r.lookup != nil {
-		mend := spec.HintOf(r.lookup)
-		if mend == "" && (r.target.Source == spec.SourceDNS || r.target.Source == spec.SourceName) {
-			mend = h.lookup(r.target.Host)
-		}
-		return []finding{bad(about, mend, "target %s: %v", r.target, r.lookup)}
+		return []finding{bad(about, cmp.Or(spec.HintOf(r.lookup), h.mendLookup(r.target)), "target %s: %v", r.target, r.lookup)}
 	}
 	for _, a := range r.endpoints {
 		what := a.endpoint.String()
@@ -226,6 +223,20 @@ func otherRole(err error) bool {
 	return other
 }
 
+// mendLookup says where to look when a source has no answer, and no better
+// advice.
+func (h host) mendLookup(t spec.Target) string {
+	switch t.Source {
+	case spec.SourceDNS, spec.SourceName:
+		return h.lookup(t.Host)
+	case spec.SourceSRV:
+		return "dig SRV " + t.Host + " must show records; or write what they would: HOST:PORT"
+	case spec.SourceEtcd:
+		return "etcdctl endpoint health must succeed; set ETCDCTL_ENDPOINTS to its address, or write it: etcd://HOST:PORT/" + t.Path
+	}
+	return ""
+}
+
 func (h host) lookup(name string) string {
 	if !h.container {
 		return "getent ahosts " + name + " must show addresses: see /etc/resolv.conf, or write the address itself"
@@ -251,6 +262,9 @@ func (h host) mendTarget(l spec.Link, a answer) string {
 		return fmt.Sprintf("start the server; this shows who listens: %s", h.sudo(fmt.Sprintf("ss -lntp 'sport = :%d'", port)))
 	case errors.Is(a.err, syscall.ECONNREFUSED):
 		return fmt.Sprintf("start the server, on that address or all; on its host: ss -lntp 'sport = :%d' (a container: docker run -p %d:%d)", port, port, port)
+	case errors.Is(a.err, check.ErrMute):
+		kind := l.Options.EffectiveCheck().Kind
+		return fmt.Sprintf("see whether it is a server that speaks %s: nc -v %s %d; if it is only slow: check-timeout=5s", kind, at, port)
 	case errors.Is(a.err, os.ErrDeadlineExceeded), errors.Is(a.err, context.DeadlineExceeded), errors.Is(a.err, syscall.ETIMEDOUT):
 		return fmt.Sprintf("see whether its host is up and no firewall drops port %d: ping %s; on its host: sudo nft list ruleset", port, at)
 	case errors.Is(a.err, syscall.ENETUNREACH), errors.Is(a.err, syscall.EHOSTUNREACH):
@@ -267,11 +281,17 @@ func (h host) mendPath(path string, err error) string {
 	case errors.Is(err, os.ErrPermission):
 		return "ls -l " + path + " shows who may use it; run legate as that user or group"
 	case h.container && errors.Is(err, os.ErrNotExist):
-		dir := parentOf(path)
-		return h.start("-v " + dir + ":" + dir)
+		if dir := parentOf(path); !isShared(dir) {
+			return h.start("-v " + dir + ":" + dir)
+		}
+		return "when its server has made it, " + h.start("-v "+path+":"+path) + "; better have it made in a directory of its own, and mount that"
 	}
 	return "start the server that makes it; this shows whether one listens: " + h.sudo("ss -xlp src "+path)
 }
+
+// isShared tells a directory that is full of what is not for a container: /,
+// /run and its like.
+func isShared(dir string) bool { return strings.Count(dir, "/") == 1 || dir == "/var/run" }
 
 // glance is how long a connection is looked at that was accepted: docker-proxy
 // accepts for servers that are not up, and closes then.

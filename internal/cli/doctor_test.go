@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"net/netip"
@@ -12,6 +13,7 @@ import (
 	"syscall"
 	"testing"
 
+	"legate/internal/check"
 	"legate/internal/daemon"
 	"legate/internal/spec"
 	"legate/internal/testnet"
@@ -116,7 +118,7 @@ func TestDoctor_JudgesListeningAddresses(t *testing.T) {
 		"a directory of others":              {onHost, "unix:/no/x.sock=10.0.0.1:80", listening{socket: socketFile{dir: directory{err: fs.ErrPermission}}}, wantFinding{verdictMissing, "permission denied", "sudo chown $(id -un) /no"}},
 		"a live socket":                      {onHost, "unix:/no/x.sock=10.0.0.1:80", listening{socket: socketFile{there: "live"}}, wantFinding{verdictMissing, "a running process listens", "ss -xlp src /no/x.sock"}},
 		"a stale socket":                     {onHost, "unix:/no/x.sock=10.0.0.1:80", listening{socket: socketFile{there: "stale"}}, wantFinding{verdictOK, "", ""}},
-		"a file":                             {onHost, "unix:/no/x.sock=10.0.0.1:80", listening{socket: socketFile{there: "other"}}, wantFinding{verdictMissing, "is no socket", "rm /no/x.sock"}},
+		"a file":                             {onHost, "unix:/no/x.sock=10.0.0.1:80", listening{socket: socketFile{there: "other"}}, wantFinding{verdictMissing, "is no socket", "choose another path; this shows what is there: ls -l /no/x.sock"}},
 		"a group that is not there":          {onHost, "unix:/no/x.sock=10.0.0.1:80;socket-group=redis", listening{socket: socketFile{group: errors.New("find group redis: unknown")}}, wantFinding{verdictMissing, "find group redis", "getent group redis"}},
 		"another's group":                    {onHost, "unix:/no/x.sock=10.0.0.1:80;socket-group=redis", listening{socket: socketFile{group: errNotMember}}, wantFinding{verdictMissing, "group redis", "usermod -aG redis"}},
 		"another's group in a container":     {inBridge, "unix:/no/x.sock=10.0.0.1:80;socket-group=77", listening{socket: socketFile{group: errNotMember}}, wantFinding{verdictMissing, "group 77", "docker run --group-add 77"}},
@@ -147,6 +149,7 @@ func TestDoctor_JudgesTargets(t *testing.T) {
 		"no way":                   {onHost, []answer{{endpoint: at("10.0.0.1:80"), err: syscall.EHOSTUNREACH}}, nil, false, wantFinding{verdictMissing, "no route", "ip route get 10.0.0.1"}},
 		"itself, of a container":   {inBridge, []answer{{endpoint: at("127.0.0.1:80"), err: refused}}, nil, false, wantFinding{verdictMissing, "refused", "--add-host host.docker.internal:host-gateway"}},
 		"well there, but not well": {inBridge, []answer{{endpoint: at("127.0.0.1:80"), err: errClosesAtOnce}}, nil, false, wantFinding{verdictMissing, "closes at once", "the server's own log"}},
+		"mute":                     {onHost, []answer{{endpoint: at("10.0.0.1:80"), err: errors.Join(check.ErrMute, os.ErrDeadlineExceeded)}}, nil, false, wantFinding{verdictMissing, "", "nc -v 10.0.0.1 80; if it is only slow: check-timeout=5s"}},
 		"loop":                     {onHost, []answer{{endpoint: at("127.0.0.1:80"), loop: "80"}}, nil, false, wantFinding{verdictMissing, "would loop: link 80", "another port"}},
 		"a name that is not there": {onHost, nil, errors.New("look up web: no such name"), false, wantFinding{verdictMissing, "no such name", "getent ahosts web"}},
 		"a container's name":       {inBridge, nil, errors.New("look up web: no such name"), false, wantFinding{verdictMissing, "no such name", "docker network connect"}},
@@ -156,6 +159,40 @@ func TestDoctor_JudgesTargets(t *testing.T) {
 		r := reached{link: link, target: link.Targets[0], endpoints: c.answers, lookup: c.lookup}
 		c.want.check(t, name, judgeTarget(c.host, r, c.others))
 	}
+}
+
+// Not / of the host, and not its /run.
+func TestDoctor_MountsNothingThatIsShared(t *testing.T) {
+	for path, want := range map[string]string{
+		"/nosuch.sock":          "docker run -v /nosuch.sock:/nosuch.sock ...",
+		"/run/redis.sock":       "docker run -v /run/redis.sock:/run/redis.sock ...",
+		"/var/run/redis.sock":   "docker run -v /var/run/redis.sock:/var/run/redis.sock ...",
+		"/run/redis/redis.sock": "docker run -v /run/redis:/run/redis ...",
+	} {
+		if got := inBridge.mendPath(path, fs.ErrNotExist); !strings.Contains(got, want) {
+			t.Errorf("%s: %s, want %s", path, got, want)
+		}
+	}
+}
+
+// Every finding says what mends it.
+func TestDoctor_SaysWhatMendsASource(t *testing.T) {
+	for target, want := range map[string]string{
+		"srv:_redis._tcp.example.org": "dig SRV _redis._tcp.example.org",
+		"etcd:///services/redis":      "etcd://HOST:PORT/services/redis",
+	} {
+		l := doctorLinks(t, "6379="+target)[0]
+		r := reached{link: l, target: l.Targets[0], lookup: errors.New("no answer")}
+		wantFinding{verdictMissing, "no answer", want}.check(t, target, judgeTarget(onHost, r, false))
+	}
+}
+
+// A server that took the connection is up, and no firewall is before it.
+func TestDoctor_TellsAMuteServerFromNone(t *testing.T) {
+	s := testnet.Serve(t, "tcp4", func(c net.Conn) { _, _ = io.Copy(io.Discard, c) })
+	link := fmt.Sprintf("%d=%s;check=redis;check-timeout=50ms", testnet.FreePort(t), s)
+	found := judgeTargets(onHost, reach(t.Context(), doctorLinks(t, link), daemon.SourceConfig{}))
+	wantFinding{verdictMissing, "no answer within 50ms", "see whether it is a server that speaks redis: nc -v "}.check(t, link, found)
 }
 
 // One endpoint that serves makes the rest a weakness.

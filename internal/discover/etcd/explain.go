@@ -80,7 +80,7 @@ func (c *client) nothing(path string, denied bool) error {
 		return spec.Errorf("perhaps the user may not read all of it: etcdctl role grant-permission ROLE read --prefix /"+path,
 			"nothing that %s may read is at /%s in etcd at %s", c.user, path, c.server)
 	}
-	return spec.Errorf("", "nothing is at /%s in etcd at %s", path, c.server)
+	return spec.Errorf("write an endpoint there: etcdctl put /"+path+" 192.168.1.52:6379", "nothing is at /%s in etcd at %s", path, c.server)
 }
 
 // explain says why a question failed, in the same words each time.
