@@ -39,7 +39,24 @@ func (d *doctorCommand) asked(c *cobra.Command, args []string) (a asked, err err
 	}
 	a.warnings = passedOver(d.process)
 	a.links, err = d.links.parse(c, args)
+	if err != nil {
+		err = cmp.Or(a.named(args), err)
+	}
 	return a, err
+}
+
+// named is the error for the name of a running link where what it is written as
+// must stand; nil: none is such a name.
+func (a asked) named(args []string) error {
+	for _, s := range a.running {
+		for _, l := range s.Links {
+			if slices.Contains(args, l.Name) {
+				return usagef(fmt.Sprintf("legate doctor looks at all that run; at this one: legate status %s --control %s", l.Name, s.Instance),
+					"%s is the name of a running link, and doctor takes links as legate run does", l.Name)
+			}
+		}
+	}
+	return nil
 }
 
 // instances asks every running legate, or the one that --control names.
@@ -138,7 +155,7 @@ func judgeRunning(s spec.Snapshot) (found []finding) {
 		if s.Agent != nil && s.Agent.Late != "" && strings.HasSuffix(w, s.Agent.Late) {
 			continue // judgeAgent has said it
 		}
-		found = append(found, weak("running "+s.Instance, "", "%s", w))
+		found = append(found, weak("running "+s.Instance, "", "%s", control.Addressed(s.Instance, w)))
 	}
 	if len(s.Links) == 0 && s.Agent == nil {
 		found = append(found, weak("running "+s.Instance, "legate status --control "+s.Instance, "it has no links"))

@@ -20,6 +20,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -84,7 +85,10 @@ type SwapReply struct {
 	Target   string         `json:"target"`             // in force now
 	Former   string         `json:"former"`             // in force before
 	Override *spec.Override `json:"override,omitempty"` // nil: as configured
-	UDP      bool           `json:"udp,omitempty"`      // its sessions move with their next datagram, whatever Live says
+	// Forgotten is an override that no longer held, of a link that was
+	// configured anew, and is gone now.
+	Forgotten *spec.Override `json:"forgotten,omitempty"`
+	UDP       bool           `json:"udp,omitempty"` // its sessions move with their next datagram, whatever Live says
 	// Ended and Cut count the former connections that ended by themselves while
 	// the swap waited for them, and those that it cut; both 0 with LiveKeep.
 	Ended int `json:"ended,omitempty"`
@@ -101,7 +105,7 @@ type SwapReply struct {
 // one that was meant, or lists the first few.
 func NoLink(name string, links []string) error {
 	hint := "see why there are no links: legate status"
-	if near := spec.Suggest(name, links); near != "" {
+	if near := nearest(name, links); near != "" {
 		hint = "did you mean " + near + "?"
 	} else if len(links) > 0 {
 		hint = "links: " + someOf(links)
@@ -113,7 +117,7 @@ func NoLink(name string, links []string) error {
 // that was meant, or lists the first few of both.
 func NoLinkOrEndpoint(name string, links, endpoints []string) error {
 	hint := "see what there is: legate status --endpoints"
-	if near := spec.Suggest(name, slices.Concat(links, endpoints)); near != "" {
+	if near := nearest(name, slices.Concat(links, endpoints)); near != "" {
 		hint = "did you mean " + near + "?"
 	} else if len(links) > 0 {
 		hint = "links: " + someOf(links)
@@ -122,6 +126,27 @@ func NoLinkOrEndpoint(name string, links, endpoints []string) error {
 		}
 	}
 	return spec.Errorf(hint, "no link is named %[1]s, and no link has an endpoint %[1]s", name)
+}
+
+// nearest is the one that was most likely meant; "": none. Who types a port
+// knows that: letters count only where nobody has it.
+func nearest(name string, among []string) string {
+	for _, candidate := range among {
+		if port := portOf(name); port != "" && portOf(candidate) == port {
+			return candidate
+		}
+	}
+	return spec.Suggest(name, among)
+}
+
+// portOf is the port of what is written as LISTEN, or an endpoint; "": none.
+func portOf(name string) string {
+	name, _, _ = strings.Cut(name, "/")
+	port := name[strings.LastIndexByte(name, ':')+1:]
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return ""
+	}
+	return port
 }
 
 func someOf(names []string) string {

@@ -157,7 +157,7 @@ func listenError(address string, err error) error {
 	case notWritable(err):
 		return spec.Errorf("choose a path that can be written, or do without: --control off", "open control socket: %v", err)
 	}
-	return fmt.Errorf("open control socket: %w", err)
+	return spec.Errorf("choose another path, as with: --control /run/legate/NAME.sock; or do without: --control off", "open control socket: %v", err)
 }
 
 // liveError lets Listen know why and the user read what to do.

@@ -177,7 +177,7 @@ func (d *Daemon) build() (err error) {
 	d.engine, err = pump.New(d.cfg.Engine, pump.Config{Log: d.cfg.Log, Loops: d.cfg.Loops})
 	switch {
 	case errors.Is(err, pump.ErrDescriptors):
-		return spec.Errorf("raise it: ulimit -n 65536 (docker run --ulimit nofile=65536)", "start engine: %v", err)
+		return spec.Errorf(hintDescriptors, "start engine: %v", err)
 	case err != nil:
 		return fmt.Errorf("start engine: %w", err)
 	}
@@ -230,6 +230,19 @@ func (d *Daemon) listenControl() (*control.Socket, error) {
 		d.name = s.Name
 	}
 	return s, err
+}
+
+const hintDescriptors = "raise it: ulimit -n 65536 (docker run --ulimit nofile=65536)"
+
+// where is what commands must name to reach this instance; "": nothing.
+func (d *Daemon) where() string {
+	switch {
+	case d.cfg.Control == control.Off, d.name == control.DefaultName && d.cfg.Control == "":
+		return ""
+	case d.cfg.Control == "":
+		return d.name
+	}
+	return d.cfg.Control
 }
 
 // open starts the links of the command line, all or none.
@@ -305,7 +318,7 @@ func (d *Daemon) apply() {
 	before, next := d.plan, makePlan(d.origins, d.state.overrides, d.parse)
 	for _, w := range next.warnings {
 		if !slices.Contains(before.warnings, w) {
-			d.cfg.Log.Warn(w)
+			d.cfg.Log.Warn(control.Addressed(d.where(), w))
 		}
 	}
 	for _, w := range d.warnings {

@@ -20,7 +20,7 @@ func (d *Daemon) Pause(_ context.Context, r control.PauseRequest) (control.Overr
 	defer d.applying.Unlock()
 	l, ok := d.plan.named(r.Link)
 	if !ok {
-		return control.OverrideReply{}, control.NoLink(r.Link, d.plan.names())
+		return control.OverrideReply{}, d.noLink(r.Link)
 	}
 	return d.mode(l, spec.OverridePause)
 }
@@ -284,6 +284,16 @@ func (d *Daemon) endpoints() (addresses []string) {
 	}
 	slices.Sort(addresses)
 	return slices.Compact(addresses)
+}
+
+// noLink is the error for a name that no link has; an endpoint is told from
+// what is misspelt.
+func (d *Daemon) noLink(name string) error {
+	if endpoint, known := d.endpoint(name); known {
+		return spec.Errorf("keep new connections from it: legate drain "+endpoint+"; see whose it is: legate status --endpoints",
+			"%s is an endpoint, and not a link", name)
+	}
+	return control.NoLink(name, d.plan.names())
 }
 
 // noSuch is the error for a name that is neither a link nor an endpoint. A
