@@ -46,9 +46,11 @@ func Main(p Process) int {
 	if args, is := runtimeArgs(p.Args); is {
 		return runc.Main(runc.Process{Args: args, Environ: p.Environ, Stderr: p.Stderr})
 	}
+	out := &output{Writer: p.Stdout}
+	p.Stdout = out
 	root := Root(p)
 	root.SetArgs(asAgent(p.Args[1:]))
-	err := root.ExecuteContext(context.Background())
+	err := out.judge(root.ExecuteContext(context.Background()))
 	if err == nil {
 		return exitDone
 	}
@@ -58,6 +60,29 @@ func Main(p Process) int {
 	}
 	printFailure(p.Stderr, err)
 	return exitFailed
+}
+
+// output remembers that what a command printed did not get out: a script that
+// keeps it must not take a part for the whole.
+type output struct {
+	io.Writer
+	err error
+}
+
+func (o *output) Write(b []byte) (int, error) {
+	n, err := o.Writer.Write(b)
+	if o.err == nil {
+		o.err = err
+	}
+	return n, err
+}
+
+// judge returns the error of a command that printed here.
+func (o *output) judge(err error) error {
+	if o.err == nil || err != nil && !errors.Is(err, o.err) {
+		return err
+	}
+	return spec.Errorf("see what takes it: a full disk, perhaps, or a program that ended", "print: %v", o.err)
 }
 
 // printEnv answers `docker exec NAME env` in an image that has no shell: the

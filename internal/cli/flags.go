@@ -38,10 +38,11 @@ func (c choice) Set(s string) error {
 	return nil
 }
 
-// duration is a flag that takes a time of zero or more.
+// duration is a flag that takes a time.
 type duration struct {
 	name  string
 	value *time.Duration
+	least time.Duration
 }
 
 func (d duration) String() string {
@@ -56,7 +57,7 @@ func (d duration) Type() string { return "DURATION" }
 
 // Set takes a time up to a day, as the options of links do.
 func (d duration) Set(s string) error {
-	v, err := spec.ParseDuration(s, 0, 24*time.Hour)
+	v, err := spec.ParseDuration(s, d.least, 24*time.Hour)
 	if err != nil {
 		return spec.InOption(d.name, err)
 	}

@@ -91,7 +91,7 @@ in any case, until legate resume, and survives a restart where legate runs with
 	}
 	addControl(c, &o.control)
 	addToggle(c.Flags(), toggle{"wait", &o.wait}, "return when the last live connection has ended")
-	c.Flags().Var(duration{"timeout", &o.timeout}, "timeout", "how long to wait; then say which connections are left (default no limit)")
+	c.Flags().Var(duration{"timeout", &o.timeout, 0}, "timeout", "how long to wait; then say which connections are left (default 0: no limit)")
 	addJSON(c, &o.json)
 	return c
 }

@@ -28,7 +28,7 @@ type servingFlags struct {
 
 func (s *servingFlags) add(f *pflag.FlagSet) {
 	s.drain = 8 * time.Second
-	f.Var(duration{"drain", &s.drain}, "drain", "how long live connections may take to end at SIGTERM; 0: not at all")
+	f.Var(duration{"drain", &s.drain, 0}, "drain", "how long live connections may take to end at SIGTERM; 0: not at all")
 	s.logFormat, s.logLevel = "text", "info"
 	f.Var(choice{"log", &s.logFormat, []string{"text", "json"}}, "log", "form of the log on stderr")
 	f.Var(choice{"log-level", &s.logLevel, []string{"debug", "info", "warn", "error"}}, "log-level", "least level that is logged")

@@ -51,12 +51,12 @@ survives a restart where legate runs with --state-dir.`,
 	addControl(c, &s.control)
 	f := c.Flags()
 	addToggle(f, toggle{"keep", &s.keep}, "let live connections stay where they are (the default)")
-	f.Var(duration{"drain", &s.drain}, "drain", "let live connections end, and cut those that did not within this time")
+	f.Var(duration{"drain", &s.drain, 0}, "drain", "let live connections end, and cut those that did not within this time")
 	f.Lookup("drain").NoOptDefVal = drainWhenBare.String()
 	addToggle(f, toggle{"cut", &s.cut}, "cut live connections")
 	addToggle(f, toggle{"undo", &s.undo}, "go back to the target that the link is configured with")
 	addToggle(f, toggle{"force", &s.force}, "go there without asking whether it serves")
-	f.Var(duration{"timeout", &s.timeout}, "timeout", "how long the target may take to show that it serves (default 10s)")
+	f.Var(duration{"timeout", &s.timeout, time.Millisecond}, "timeout", "how long the target may take to show that it serves (default 10s)")
 	addJSON(c, &s.json)
 	return c
 }
@@ -73,9 +73,6 @@ func (s *swapCommand) checkArgs(c *cobra.Command, args []string) error {
 	}
 	if s.force && c.Flags().Changed("timeout") {
 		return usagef("leave out one of them", "--force does not ask, so --timeout has no meaning")
-	}
-	if s.timeout == 0 && c.Flags().Changed("timeout") {
-		return usagef("--force does not ask", "--timeout 0 is no time to show that it serves")
 	}
 	if n := len(args); n > 0 && c.Flags().Changed("drain") {
 		if _, err := time.ParseDuration(args[n-1]); err == nil {
@@ -148,11 +145,18 @@ func (s *swapCommand) tell(r control.SwapRequest, done control.SwapReply) {
 	case done.Target == "":
 		fmt.Fprintf(w, "%s: forgot the swap to %s; there is no such link now\n", done.Link, done.Former)
 		return
+	case done.Target == done.Former && done.Override == nil && done.Forgotten != nil:
+		fmt.Fprintf(w, "%s goes to %s, as configured; forgot the swap to %s\n", done.Link, done.Target, done.Forgotten.Target)
+		return
 	case done.Target == done.Former && done.Override == nil:
 		fmt.Fprintf(w, "%s goes to %s, as configured; nothing to change\n", done.Link, done.Target)
 		return
 	}
-	fmt.Fprintf(w, "%s goes to %s now, before: %s\n", done.Link, done.Target, done.Former)
+	if done.Target == done.Former {
+		fmt.Fprintf(w, "%s goes to %s already\n", done.Link, done.Target)
+	} else {
+		fmt.Fprintf(w, "%s goes to %s now, before: %s\n", done.Link, done.Target, done.Former)
+	}
 	switch {
 	case done.UDP:
 		fmt.Fprintln(w, "sessions go there with their next datagram")

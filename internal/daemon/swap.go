@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"syscall"
 	"time"
 
 	"legate/internal/control"
@@ -244,6 +245,9 @@ func (d *Daemon) commit(t *trial) (control.SwapReply, error) {
 		return reply, err
 	}
 	reply.Target, reply.Override, reply.Kept = d.targetOf(l.Name), t.override, d.state.path
+	if t.former != nil && t.former.Base != l.Text {
+		reply.Forgotten = t.former
+	}
 	return reply, d.failed[l.Name]
 }
 
@@ -267,7 +271,7 @@ func (d *Daemon) forget(r control.SwapRequest) (control.SwapReply, error) {
 	defer d.applying.Unlock()
 	o := get(d.state.overrides.Swaps, r.Link)
 	if o == nil || !r.Undo {
-		return control.SwapReply{}, control.NoLink(r.Link, d.plan.names())
+		return control.SwapReply{}, d.noLink(r.Link)
 	}
 	if err := d.edit(func(o overrides) { set(o.Swaps, r.Link, nil) }); err != nil {
 		return control.SwapReply{}, err
@@ -295,5 +299,9 @@ var (
 // openError says which link an address could not be opened for, and keeps the
 // hint.
 func openError(l spec.Link, err error) error {
-	return spec.Errorf(spec.HintOf(err), "open link %s: %v", l.Name, err)
+	hint := spec.HintOf(err)
+	if errors.Is(err, syscall.EMFILE) {
+		hint = "the limit of open descriptors is too low for so many links; " + hintDescriptors
+	}
+	return spec.Errorf(hint, "open link %s: %v", l.Name, err)
 }
