@@ -71,12 +71,12 @@ func (d *doctorCommand) instances(ctx context.Context) (all []spec.Snapshot, sil
 			continue
 		}
 		found, err := control.Find(ctx, name, places)
-		if err != nil && d.control != "" {
-			continue // run would make that socket
-		}
 		var s spec.Snapshot
 		if err == nil {
 			s, err = found.Snapshot(ctx)
+		}
+		if d.control != "" && errors.Is(err, control.ErrNobody) {
+			continue // run would make that socket
 		}
 		if err != nil {
 			silent = append(silent, fmt.Errorf("ask legate %s: %w", name, err))

@@ -221,7 +221,8 @@ func judgeStateDir(h host, d directory) finding {
 // controlPlaces are where a control socket may go, in the order of trying.
 type controlPlaces struct {
 	off      bool
-	asked    bool // by path: there is no other place
+	asked    bool  // by path: there is no other place
+	wrong    error // with that path
 	dirs     []directory
 	abstract bool
 }
@@ -231,7 +232,7 @@ func lookControl(p Process, where string) controlPlaces {
 		return controlPlaces{off: true}
 	}
 	if strings.ContainsRune(where, '/') {
-		return controlPlaces{asked: true, dirs: []directory{lookDirectory(parentOf(where))}}
+		return controlPlaces{asked: true, dirs: []directory{lookExisting(parentOf(where))}, wrong: lookPath(where)}
 	}
 	if strings.HasPrefix(where, "@") {
 		return controlPlaces{asked: true, abstract: true}
@@ -242,6 +243,18 @@ func lookControl(p Process, where string) controlPlaces {
 		c.dirs = append(c.dirs, lookDirectory(dir))
 	}
 	return c
+}
+
+// lookPath tells what keeps a socket from being made at a path in a directory
+// that can be written.
+func lookPath(path string) error {
+	switch standsAt(path) {
+	case "other":
+		return fmt.Errorf("%s exists and is not a socket", path)
+	case "live":
+		return fmt.Errorf("%s belongs to a running process", path)
+	}
+	return control.CheckLength(path)
 }
 
 func parentOf(path string) string {
@@ -259,6 +272,9 @@ func judgeControl(h host, c controlPlaces, running []spec.Snapshot) []finding {
 	}
 	if len(running) > 0 {
 		return []finding{fine(about, "a running legate answers")}
+	}
+	if c.wrong != nil {
+		return []finding{missing(about, "choose another path, as with: --control /run/legate/NAME.sock; or do without: --control off", "%v", c.wrong)}
 	}
 	var why []string
 	for _, d := range c.dirs {

@@ -204,25 +204,34 @@ func list(addrs []netip.Addr) string {
 // socketFile is what is known of the path of a unix link.
 type socketFile struct {
 	dir   directory
-	there string // what stands at the path: "live", "stale", "other"; "": nothing
+	there string // as of standsAt
 	group error  // why the socket cannot get its group
 }
 
 func lookSocket(l spec.Link) (f socketFile) {
 	path := l.Listen.Path
 	f.dir = lookExisting(filepath.Dir(path))
-	if fi, err := os.Lstat(path); err == nil {
-		f.there = "other"
-		if fi.Mode().Type() == fs.ModeSocket {
-			f.there = "stale"
-			if c, err := net.Dial("unix", path); err == nil {
-				c.Close()
-				f.there = "live"
-			}
-		}
-	}
+	f.there = standsAt(path)
 	f.group = mayGive(l.Options.SocketGroup)
 	return f
+}
+
+// standsAt tells what is at a path: "live" or "stale", a socket; "other"; "":
+// nothing.
+func standsAt(path string) string {
+	fi, err := os.Lstat(path)
+	switch {
+	case err != nil:
+		return ""
+	case fi.Mode().Type() != fs.ModeSocket:
+		return "other"
+	}
+	c, err := net.Dial("unix", path)
+	if err != nil {
+		return "stale"
+	}
+	c.Close()
+	return "live"
 }
 
 // mayGive tells why this user cannot give a file to the group.

@@ -170,7 +170,7 @@ func (c *Client) unreachable(err error) error {
 	case errors.Is(err, os.ErrPermission):
 		return errDenied(c.Address)
 	case errors.Is(err, os.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-		return spec.Errorf(hintStart, "no legate answers on %s", c.Address)
+		return errNobody(hintStart, "no legate answers on %s", c.Address)
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET):
 		return spec.Errorf(Addressed(c.where, "see whether it still runs: legate status"), "legate on %s ended before it answered", c.Address)
 	}

@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -30,7 +31,7 @@ func find(ctx context.Context, where string, p Places) (*Client, error) {
 	case where != "":
 		others := slices.DeleteFunc(p.others(), func(a string) bool { return nameOf(a) != where })
 		c, err := choose(ctx, p.addresses(where), others)
-		if errors.Is(err, errNobody) {
+		if errors.Is(err, ErrNobody) {
 			err = p.notNamed(ctx, where)
 		}
 		return c, err
@@ -38,7 +39,18 @@ func find(ctx context.Context, where string, p Places) (*Client, error) {
 	return choose(ctx, p.own(), p.others())
 }
 
-var errNobody = spec.Errorf(hintStart, "no running legate was found")
+// ErrNobody is in the error of an address or a name where no instance runs.
+var ErrNobody = errors.New("nobody answers")
+
+// nobody is an error for people that callers can tell from others.
+type nobody struct{ user spec.UserError }
+
+func (e *nobody) Error() string   { return e.user.What }
+func (e *nobody) Unwrap() []error { return []error{&e.user, ErrNobody} }
+
+func errNobody(hint, format string, args ...any) error {
+	return &nobody{spec.UserError{What: fmt.Sprintf(format, args...), Hint: hint}}
+}
 
 // notNamed is the error for a name that no instance has.
 func (p Places) notNamed(ctx context.Context, name string) error {
@@ -46,7 +58,7 @@ func (p Places) notNamed(ctx context.Context, name string) error {
 	if near := spec.Suggest(name, Names(ctx, p)); near != "" {
 		hint = "did you mean --control " + near + "?"
 	}
-	return spec.Errorf(hint, "no running legate is named %s", name)
+	return errNobody(hint, "no running legate is named %s", name)
 }
 
 // Names lists the instances that answer.
@@ -93,11 +105,11 @@ func (p Places) others() []string {
 // what other users start must not come between root and its own.
 func choose(ctx context.Context, groups ...[]string) (*Client, error) {
 	for _, addresses := range groups {
-		if c, err := chooseOf(ctx, addresses); !errors.Is(err, errNobody) {
+		if c, err := chooseOf(ctx, addresses); !errors.Is(err, ErrNobody) {
 			return c, err
 		}
 	}
-	return nil, errNobody
+	return nil, errNobody(hintStart, "no running legate was found")
 }
 
 func chooseOf(ctx context.Context, addresses []string) (*Client, error) {
@@ -120,7 +132,7 @@ func chooseOf(ctx context.Context, addresses []string) (*Client, error) {
 	case len(denied) > 0:
 		return nil, errDenied(strings.Join(denied, ", "))
 	}
-	return nil, errNobody
+	return nil, errNobody(hintStart, "no running legate was found")
 }
 
 func errSeveral(live []string) error {

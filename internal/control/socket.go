@@ -185,8 +185,8 @@ func listenAbstract(address string) (net.Listener, error) {
 }
 
 func listenPath(path string) (net.Listener, error) {
-	if len(path) > maxPath {
-		return nil, fmt.Errorf("the path %s has %d characters, a socket's can have %d", path, len(path), maxPath)
+	if err := CheckLength(path); err != nil {
+		return nil, err
 	}
 	// Without the lock two starting instances could both see a stale socket,
 	// and the slower one would remove the other's live one.
@@ -203,6 +203,14 @@ func listenPath(path string) (net.Listener, error) {
 		return nil, err
 	}
 	return listenPrivate(path)
+}
+
+// CheckLength tells of a path that is too long for a socket.
+func CheckLength(path string) error {
+	if len(path) > maxPath {
+		return fmt.Errorf("the path %s has %d characters, a socket's can have %d", path, len(path), maxPath)
+	}
+	return nil
 }
 
 // lockDir locks the directory itself, so that no lock file is left behind.
