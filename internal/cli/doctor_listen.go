@@ -120,11 +120,11 @@ func judgeListening(h host, f listening) []finding {
 
 // elsewhere writes the link with another port.
 func elsewhere(l spec.Link) string {
-	other := l.Listen
-	if other.Port += 10000; other.Port < l.Listen.Port {
-		other.Port = l.Listen.Port - 10000
+	port := l.Listen.Port
+	if l.Listen.Port += 10000; l.Listen.Port < port {
+		l.Listen.Port = port - 10000
 	}
-	return "legate " + quote(other.String()+"="+spec.FormatTargets(l.Targets))
+	return "legate " + quote(l.String())
 }
 
 func judgeTaken(h host, f listening) finding {
@@ -167,9 +167,9 @@ func judgePrivileged(h host, f listening) finding {
 func judgeForeign(h host, f listening) finding {
 	l := f.link.Listen
 	about := "link " + f.link.Name
-	everywhere := l
-	everywhere.Host = ""
-	anywhere := "legate " + quote(everywhere.String()+"="+spec.FormatTargets(f.link.Targets))
+	everywhere := f.link
+	everywhere.Listen.Host = ""
+	anywhere := "legate " + quote(everywhere.String())
 	addr, err := netip.ParseAddr(l.Host)
 	if err == nil && addr.Is6() && f.noIPv6 {
 		mend := h.sysctl("net.ipv6.conf.all.disable_ipv6", "0")

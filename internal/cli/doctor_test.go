@@ -123,6 +123,8 @@ func TestDoctor_JudgesListeningAddresses(t *testing.T) {
 		"another's group":                    {onHost, "unix:/no/x.sock=10.0.0.1:80;socket-group=redis", listening{socket: socketFile{group: errNotMember}}, wantFinding{verdictMissing, "group redis", "usermod -aG redis"}},
 		"another's group in a container":     {inBridge, "unix:/no/x.sock=10.0.0.1:80;socket-group=77", listening{socket: socketFile{group: errNotMember}}, wantFinding{verdictMissing, "group 77", "docker run --group-add 77"}},
 		"something that nobody thought of":   {onHost, "6379=10.0.0.1:80", listening{err: syscall.EIO}, wantFinding{verdictMissing, "input/output error", ""}},
+		"taken, with options":                {onHost, "6379=10.0.0.1:6379;hold=3s;name=db", listening{err: syscall.EADDRINUSE, has: holder{pid: 12, name: "x"}}, wantFinding{verdictMissing, "", "listen elsewhere: legate '16379=10.0.0.1:6379;hold=3s;name=db'"}},
+		"an address of others, with options": {onHost, "10.9.9.9:80=10.0.0.1:80;hold=3s", listening{err: syscall.EADDRNOTAVAIL, addresses: addresses}, wantFinding{verdictMissing, "", "legate '80=10.0.0.1:80;hold=3s'"}},
 		"the port above the last one it has": {onHost, "60000=10.0.0.1:80", listening{err: syscall.EADDRINUSE, has: holder{pid: 1, name: "x"}}, wantFinding{verdictMissing, "", "legate 50000=10.0.0.1:80"}},
 	} {
 		c.listening.link = doctorLinks(t, c.link)[0]

@@ -214,12 +214,13 @@ func onLoopback(l spec.Link) string {
 		return quote("127.0.0.1:" + l.Text)
 	}
 	l.Listen.Host = "127.0.0.1"
-	return l.Listen.String() + "=" + spec.FormatTargets(l.Targets)
+	return quote(l.String())
 }
 
-// quote keeps the semicolons of a link from the shell.
+// quote keeps the semicolons of a link from the shell, and what else it takes
+// for its own.
 func quote(link string) string {
-	if strings.Contains(link, ";") {
+	if strings.ContainsAny(link, "; &?*$") {
 		return "'" + link + "'"
 	}
 	return link

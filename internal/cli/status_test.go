@@ -159,3 +159,12 @@ func TestOpenToAll_WarnsOnceWithTheLoopbackForm(t *testing.T) {
 		t.Errorf("(-want +got)\n%s", d)
 	}
 }
+
+// What is typed instead must not lose what was asked for.
+func TestOpenToAll_KeepsOptions(t *testing.T) {
+	links := doctorLinks(t, "10.9.0.1:6379;hold=3s;name=db")
+	got := strings.Join(openToAll(links), "\n")
+	if want := "for this machine only: legate '127.0.0.1:6379=10.9.0.1:6379;hold=3s;name=db' (or"; !strings.Contains(got, want) {
+		t.Errorf("got %s, want %s", got, want)
+	}
+}
