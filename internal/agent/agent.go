@@ -111,14 +111,8 @@ func (a *Agent) Watch(ctx context.Context, set func(spec.Wish)) error {
 	if err != nil {
 		return err
 	}
-	w := &watch{
-		Agent: a, set: set, life: life,
-		found: make(chan intercept.Found, 16), ended: make(chan *space, 16), told: make(chan error, 1), states: make(chan error, 1),
-		learned: make(chan variables, asksAtOnce), questions: make(chan struct{}, asksAtOnce), asides: make(chan struct{}, asksAtOnce),
-		wordings: map[string]wording{},
-		asked:    map[string]bool{}, exposing: map[string]bool{},
-		unfound: map[string]unfound{},
-	}
+	w := newWatch(a, set)
+	w.life = life
 	// What still waits to hand something over must not hold up the end.
 	inner, stop := context.WithCancel(ctx)
 	w.ctx = inner
@@ -160,6 +154,17 @@ type watch struct {
 	lost     error              // the engine
 	heard    bool               // the engine's containers are known, or were
 	decided  *spec.Wish         // what was set last; nil: nothing yet
+}
+
+func newWatch(a *Agent, set func(spec.Wish)) *watch {
+	return &watch{
+		Agent: a, set: set,
+		found: make(chan intercept.Found, 16), ended: make(chan *space, 16), told: make(chan error, 1), states: make(chan error, 1),
+		learned: make(chan variables, asksAtOnce), questions: make(chan struct{}, asksAtOnce), asides: make(chan struct{}, asksAtOnce),
+		wordings: map[string]wording{},
+		asked:    map[string]bool{}, exposing: map[string]bool{},
+		unfound: map[string]unfound{},
+	}
 }
 
 // regret is how long the engine is left alone after it was lost.

@@ -36,6 +36,8 @@ func decideAt(t *testing.T, list string, image http.HandlerFunc) *deciding {
 			<-r.Context().Done()
 		case strings.HasSuffix(r.URL.Path, "/containers/json"):
 			fmt.Fprint(rw, list)
+		case strings.Contains(r.URL.Path, "/containers/"):
+			fmt.Fprint(rw, `{"Config":{}}`)
 		case strings.Contains(r.URL.Path, "/images/"):
 			image(rw, r)
 		}
@@ -45,10 +47,9 @@ func decideAt(t *testing.T, list string, image http.HandlerFunc) *deciding {
 	d := &deciding{t: t, news: table.Subscribe(docker.Everyone)}
 	t.Cleanup(d.news.Close)
 	a := New(Config{Table: table, Labels: spec.LabelConfig{Options: spec.DefaultOptions(), Sources: []string{spec.SourceDocker}}})
-	d.watch = &watch{
-		Agent: a, ctx: t.Context(), set: func(w spec.Wish) { d.wish = w },
-		wordings: map[string]wording{}, asked: map[string]bool{}, unfound: map[string]unfound{},
-	}
+	d.watch = newWatch(a, func(w spec.Wish) { d.wish = w })
+	d.ctx = t.Context()
+	t.Cleanup(d.running.Wait)
 	d.until("a list", func() bool { return len(table.All()) > 0 })
 	for _, c := range table.All() {
 		found, err := intercept.Of(os.Getpid())
