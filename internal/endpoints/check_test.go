@@ -530,3 +530,20 @@ func TestCheck_OfOneLinkKeepsNoEndpointFromOthers(t *testing.T) {
 		w.wantHealth(v, tcp(1), Serving, spec.HealthOK, false)
 	})
 }
+
+// Whoever waits for a check to succeed has it made as often beside a link that
+// has none.
+func TestCheck_IsUrgentBesideALinkWithoutOne(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.set(one, tcp(1))
+		c := redisCheck()
+		c.Interval = 10 * time.Second
+		w.answers(tcp(1), &spec.RoleError{})
+		w.pool.Watch("waits", *checked(c, one), Urgent)
+		w.pool.Watch("plain", *view(one), Idle)
+		w.until(9 * time.Second)
+		if n := len(w.checks(tcp(1))); n < 80 {
+			t.Errorf("%d checks in 9 s, want ten a second", n)
+		}
+	})
+}

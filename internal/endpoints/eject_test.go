@@ -204,3 +204,34 @@ func TestOwn_EjectsForOneOwnerAlone(t *testing.T) {
 		}
 	})
 }
+
+// Who closes early is tried last for as long as it should be, whatever else is
+// wanted of it meanwhile.
+func TestEjection_OfEarlyClosesEndsByTimeAlone(t *testing.T) {
+	for _, attention := range []Attention{Idle, Down, Urgent, Check} {
+		for _, doubted := range []bool{false, true} {
+			inWorld(t, func(w *world) {
+				w.set(one, tcp(1), tcp(2))
+				w.pool.Watch("link", *view(one), attention)
+				w.pool.Report(tcp(1), nil)
+				for i, want := range []time.Duration{time.Second, 2 * time.Second, 4 * time.Second} {
+					for range max(EarlyCloses-i*EarlyCloses, 1) {
+						c := w.candidate(one, tcp(1))
+						w.pool.Served(&c, time.Now())
+						w.pool.ClosedEarly(tcp(1), io.EOF)
+					}
+					began := time.Now()
+					if doubted {
+						w.pool.Doubt(tcp(1))
+					}
+					for w.candidate(one, tcp(1)).Health == spec.HealthEjected {
+						w.until(time.Since(w.start) + 10*time.Millisecond)
+					}
+					if took := time.Since(began).Round(50 * time.Millisecond); took != want {
+						t.Errorf("attention %d, doubted %t: ejected for %v, want %v", attention, doubted, took, want)
+					}
+				}
+			})
+		}
+	}
+}

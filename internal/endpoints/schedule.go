@@ -194,10 +194,20 @@ func (p *Pool) dueAt(t *task) time.Duration {
 	case e.timed():
 		at = e.until
 	}
-	if e.Protocol != spec.UDP && (t.asked != nil) == e.isAsked() {
+	if e.Protocol != spec.UDP && t.recovers() {
 		at = sooner(at, p.recovery(e, t.asked))
 	}
 	return at
+}
+
+// recovers tells whether the task is what an endpoint is tried again by. Who
+// waits for a check to succeed waits for it beside links without one, too, and
+// who closes early is let off by time alone.
+func (t *task) recovers() bool {
+	if t.asked == nil {
+		return !t.live.isAsked() && !t.live.timed()
+	}
+	return t.live.isAsked() || t.asked.verdict == unhealthy
 }
 
 func sooner(a, b time.Duration) time.Duration {
