@@ -141,7 +141,7 @@ func (fw *Forwarder) leg(e *spec.Endpoint, timeout time.Duration) pump.Leg {
 	case fw.loops.has(e, namespace):
 		leg.Refuse = ErrLoop
 	}
-	leg.Socket = socket
+	leg.Socket, leg.From = socket, namespace
 	return leg
 }
 

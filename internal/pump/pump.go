@@ -170,8 +170,10 @@ type Leg struct {
 	// Begin, when set, is called once the connect is under way, or has failed
 	// at once; it must not block.
 	Begin func()
-	// Socket, when set, makes the socket that is connected.
+	// Socket, when set, makes the socket that is connected, and From names where
+	// it does: one address may be another server's there. "" is here.
 	Socket SocketFunc
+	From   string
 	// Open, when set, makes the connection instead; the flow owns the result.
 	Open func(context.Context) (net.Conn, error)
 

@@ -185,6 +185,29 @@ func TestUDP_WakeWithTheSameAnswerKeepsTheSocket(t *testing.T) {
 	}
 }
 
+// One address may be another server's in another network: who moves from there
+// to here does not keep its socket.
+func TestUDP_WakeWithTheSameAddressElsewhereTakesAnotherSocket(t *testing.T) {
+	server, at := listenTestUDP(t, "127.0.0.1:0")
+	var from atomic.Value
+	from.Store("here")
+	w := serveUDPOn(t, "127.0.0.1:0", Listener{}, func(f *Flow, a Attempt) Step {
+		step := to(at)(f, a)
+		step.Dial[0].From = from.Load().(string)
+		return step
+	})
+	c := w.client(t, "127.0.0.1")
+	sendTo(t, c, "a")
+	_, before := receiveFrom(t, server)
+	from.Store("elsewhere")
+	w.h.flow(0).Wake()
+	eventually(t, func() bool { return w.h.connects() == 2 })
+	sendTo(t, c, "b")
+	if _, after := receiveFrom(t, server); after == before {
+		t.Error("the session kept its socket")
+	}
+}
+
 func TestUDP_WakeAndCutInsideNext(t *testing.T) {
 	w := serveUDPOn(t, "127.0.0.1:0", Listener{}, nil)
 	at := echo(t, "127.0.0.1:0", "")

@@ -214,7 +214,7 @@ func (s *udpSession) connect(legs []Leg) (done bool, shortage error) {
 		legs[i].Err = ErrNotTried
 	}
 	for i := range legs {
-		if up := s.up.Load(); up != nil && up.addr == legs[i].Addr && legs[i].Refuse == nil {
+		if up := s.up.Load(); up != nil && up.leads(&legs[i]) && legs[i].Refuse == nil {
 			s.leg, legs[i].Err = i, nil
 			return true, nil
 		}

@@ -139,6 +139,7 @@ func (o udpOwn) reaches(local, peer netip.AddrPort) bool {
 // upstream is a session's connected socket.
 type upstream struct {
 	addr netip.AddrPort // as the handler named it
+	from string         // likewise
 	fd   int            // of file; valid until file is closed
 	file *os.File
 	raw  syscall.RawConn
@@ -167,8 +168,15 @@ func dialUDP(leg *Leg, own udpOwn) (*upstream, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect udp %s: %w", addr, err)
 	}
-	return newUpstream(fd, leg.Addr)
+	up, err := newUpstream(fd, leg.Addr)
+	if err == nil {
+		up.from = leg.From
+	}
+	return up, err
 }
+
+// leads tells whether it goes where the leg would.
+func (up *upstream) leads(leg *Leg) bool { return up.addr == leg.Addr && up.from == leg.From }
 
 // connectDatagrams makes a connection of its own, which no listener of ours is
 // at the other end of.
