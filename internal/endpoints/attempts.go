@@ -84,7 +84,7 @@ func (p *Pool) ClosedEarly(e spec.Endpoint, err error) {
 		e.lastErr = fmt.Errorf("closed early: %w", err)
 		e.against.Store(true)
 		e.early = min(e.early+1, EarlyCloses)
-		if e.ejection == notEjected && (e.probation || e.early == EarlyCloses) {
+		if e.ejection == notEjected && (p.isOnProbation(e) || e.early == EarlyCloses) {
 			e.early = 0
 			p.eject(e, closing)
 			p.cfg.Log.Info("endpoint closes early", "endpoint", e.Endpoint, "error", err)
@@ -170,7 +170,7 @@ func (p *Pool) eject(e *Live, why ejection) {
 	if e.ejection == notEjected {
 		e.ejected = now
 	}
-	again := e.ejection != notEjected || e.probation || e.returned > 0 && now-e.returned < e.backoff
+	again := e.ejection != notEjected || p.isOnProbation(e) || e.returned > 0 && now-e.returned < e.backoff
 	switch {
 	case again:
 		e.backoff = min(2*e.backoff, maxBackoff)
@@ -181,6 +181,12 @@ func (p *Pool) eject(e *Live, why ejection) {
 	}
 	e.ejection = why
 	e.until = now + p.jitter(e.backoff)
+}
+
+// isOnProbation tells whether one more early close ejects e. That has an end: of
+// connections that live for hours none says that the endpoint serves again.
+func (p *Pool) isOnProbation(e *Live) bool {
+	return e.probation && p.now()-e.returned < maxBackoff
 }
 
 // readmit ends an ejection.

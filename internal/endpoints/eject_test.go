@@ -54,7 +54,7 @@ func TestClosedEarly_OnProbationOneMoreEjectsForLonger(t *testing.T) {
 		w.set(one, tcp(1))
 		w.closeEarly(tcp(1), 3)
 		for _, want := range []time.Duration{2, 4, 8, 16, 30, 30} {
-			w.until(time.Until(w.start)*-1 + time.Minute)
+			w.until(time.Since(w.start) + time.Until(w.candidate(one, tcp(1)).Until) + time.Second)
 			if c := w.candidate(one, tcp(1)); c.Health != spec.HealthOK || !c.Until.IsZero() {
 				t.Fatalf("after its time it is %+v", c)
 			}
@@ -234,4 +234,26 @@ func TestEjection_OfEarlyClosesEndsByTimeAlone(t *testing.T) {
 			})
 		}
 	}
+}
+
+// Connections that live for hours do not say that the endpoint serves again; so
+// time does.
+func TestEjection_IsForgottenWithoutAnAnswer(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.set(one, tcp(1), tcp(2))
+		w.pool.Watch("link", *view(one), Idle)
+		w.closeEarly(tcp(1), EarlyCloses)
+		ejected := func() bool { return w.candidate(one, tcp(1)).Health == spec.HealthEjected }
+		w.until(2 * time.Second)
+		if w.closeEarly(tcp(1), 1); !ejected() {
+			t.Error("one that closes early again at once is not ejected")
+		}
+		w.until(time.Minute)
+		if w.closeEarly(tcp(1), EarlyCloses-1); ejected() {
+			t.Error("after a minute it is ejected for fewer early closes than at first")
+		}
+		if w.closeEarly(tcp(1), 1); !ejected() {
+			t.Errorf("%d early closes in a row do not eject it", EarlyCloses)
+		}
+	})
 }

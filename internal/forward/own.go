@@ -50,7 +50,7 @@ func (l *link) eject(es *endpointStats, err error, unreached bool) {
 		return
 	}
 	backoff := ownBackoff
-	if es.isOnProbation() && !unreached {
+	if es.isOnProbation(now) && !unreached {
 		backoff = min(2*es.own.backoff, ownMaxBackoff)
 	}
 	es.own = &own{err: err, unreached: unreached, since: now, until: now + backoff, backoff: backoff}
@@ -73,8 +73,11 @@ func (l *link) reconsiderAfter(d time.Duration) {
 	}
 }
 
-// isOnProbation tells whether one more early close ejects the endpoint.
-func (es *endpointStats) isOnProbation() bool { return es.own != nil && !es.own.unreached }
+// isOnProbation tells whether one more early close ejects the endpoint, which
+// is so for a while: see Pool.ClosedEarly.
+func (es *endpointStats) isOnProbation(now time.Duration) bool {
+	return es.own != nil && !es.own.unreached && now < es.own.until+ownMaxBackoff
+}
 
 // readmit ends what the link holds against an endpoint, if there is anything.
 func (l *link) readmit(es *endpointStats) {
@@ -97,7 +100,7 @@ func (l *link) closes(es *endpointStats, after time.Duration, err error) (tell b
 	tell = !l.mayBeOurs(after)
 	es.rejects(l.sendsProxy())
 	enough := es.closedEarly(l.fw.now())
-	if !enough && (tell || !es.isOnProbation()) {
+	if !enough && (tell || !es.isOnProbation(l.fw.now())) {
 		return tell
 	}
 	live := l.servedSince(es)
