@@ -126,6 +126,7 @@ func (f *netFlow) attempt(step Step) (Attempt, *Result) {
 		f.relay.Store(nil)
 		return Attempt{Kind: ClosedEarly, Leg: i, Err: early}, end
 	}
+	end.Early = r.early.Load()
 	return Attempt{}, end
 }
 

@@ -66,6 +66,16 @@ func (l *loop) isEarly(f *epollFlow) bool {
 	return l.now-f.s.since <= int64(EarlyClose) && !f.s.side[client].has(finished|failed)
 }
 
+// noteEnd keeps in mind that an endpoint's end, which is about to be passed on,
+// was an early close.
+func (l *loop) noteEnd(f *epollFlow) {
+	s, c := f.s, &f.s.side[client]
+	nothing := s.side[endpoint].moved.Load() == 0 && c.moved.Load() == 0
+	if s.phase == phaseOpen && s.has(fresh) && nothing && !c.has(ended) && l.isEarly(f) {
+		s.set(early)
+	}
+}
+
 // sendPrefix writes what is left of the leg's prefix, which waits for no byte
 // of the client's: the endpoint may wait for it before it speaks. It returns
 // false when the flow has another step.
@@ -323,6 +333,9 @@ func (l *loop) letGo(src *sideState) {
 // passEnd says to the other side that this one has finished. When both have,
 // and each has all of the other's bytes, closing says it: one call less.
 func (l *loop) passEnd(f *epollFlow, from uint8) {
+	if from == endpoint {
+		l.noteEnd(f)
+	}
 	src, dst := &f.s.side[from], &f.s.side[1-from]
 	last := dst.has(passed) && l.allDelivered(f)
 	src.set(passed)

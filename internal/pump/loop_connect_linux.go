@@ -333,7 +333,8 @@ func (l *loop) open(f *epollFlow, leg int) {
 	s.phase = phaseOpen
 	s.since = l.now
 	s.leg = uint16(leg)
-	s.clear(gated | settling)
+	s.clear(gated | settling | early)
+	s.set(fresh)
 	l.at(f, never)
 	if step.Retry {
 		s.set(gated)

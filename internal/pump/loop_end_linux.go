@@ -24,6 +24,9 @@ func (l *loop) breakSide(f *epollFlow, which uint8, err error) {
 		l.losePart(f, which)
 		return
 	}
+	if which == endpoint {
+		l.noteEnd(f)
+	}
 	p.set(broken | readable)
 	p.clear(failed)
 	l.letGo(other)
@@ -207,7 +210,7 @@ func (l *loop) closeSides(f *epollFlow, reset bool) {
 func (l *loop) report(f *epollFlow, e ending) {
 	l.giveBack(f)
 	started := l.k.start.Add(time.Duration(f.s.started))
-	f.h.Done(&f.Flow, Result{Cause: e.cause, Err: e.err, Counters: f.counters(), Started: started, Duration: time.Duration(l.now - f.s.started)})
+	f.h.Done(&f.Flow, Result{Cause: e.cause, Err: e.err, Early: f.s.has(early), Counters: f.counters(), Started: started, Duration: time.Duration(l.now - f.s.started)})
 	l.forget(f)
 }
 

@@ -247,8 +247,12 @@ const (
 
 // Result is the end of a flow.
 type Result struct {
-	Cause    Cause
-	Err      error // the detail, nil for an ordinary end
+	Cause Cause
+	Err   error // the detail, nil for an ordinary end
+	// Early tells that the endpoint ended within EarlyClose of the connect,
+	// before a byte moved either way and before the client did, where its Step
+	// had no Retry: that was passed on. The client may have spoken since.
+	Early    bool
 	Counters Counters
 	Started  time.Time // when it was accepted
 	Duration time.Duration

@@ -38,6 +38,7 @@ type relay struct {
 	grace   atomic.Pointer[time.Timer]
 	first   atomic.Pointer[side]      // that broke
 	parting atomic.Pointer[time.Time] // until when a cut lets both sides finish
+	early   atomic.Bool               // the endpoint ended before anything else happened
 }
 
 // run returns the end of the flow, or how the endpoint closed when it did so
@@ -155,7 +156,17 @@ func (r *relay) carry(dst, src *side, n *atomic.Uint64) {
 	}
 }
 
+// noteEnd keeps in mind that an endpoint's end, which is about to be passed on,
+// was an early close.
+func (r *relay) noteEnd(s *side) {
+	nothing := r.f.in.Load() == 0 && r.f.out.Load() == 0
+	if s == r.endpoint && nothing && r.first.Load() == nil && time.Since(r.connected) <= EarlyClose && !r.client.check(hasEnded) {
+		r.early.Store(true)
+	}
+}
+
 func (r *relay) passEnd(dst, src *side) {
+	r.noteEnd(src)
 	if err := dst.closeWrite(); err != nil {
 		r.broke(dst, err)
 		return
@@ -173,6 +184,7 @@ func (r *relay) passEnd(dst, src *side) {
 // broke ends the flow because s was reset or vanished: what s had sent before
 // may still be delivered for a second, the other direction has nowhere to go.
 func (r *relay) broke(s *side, err error) {
+	r.noteEnd(s)
 	if r.parting.Load() != nil || !s.breakWith(err, vanished(err)) {
 		return
 	}

@@ -76,6 +76,8 @@ const (
 	woken                          // Wake was called when it was not parked
 	vanish                         // the side that broke has vanished
 	parted                         // cut in an orderly way
+	fresh                          // it was connected here, so that since is when
+	early                          // the endpoint ended before anything else happened
 )
 
 // slot is the state of one flow, its loop's alone. It has no pointers, so the

@@ -202,13 +202,17 @@ func lastCloseIsPassedOn(t *testing.T, newEngine New, bye Step, end string, caus
 	r.isConnected(2)
 	run(t, accept(t, server), bye)
 	run(t, client, ExpectEnd(end), Close())
-	r.endedWith(1, cause)
+	if got := r.endedWith(1, cause); !got.Early {
+		t.Error("the end does not tell that it was an early close")
+	}
 }
 
 // onlyOnce expects that a flow was connected and never asked again.
 func onlyOnce(t *testing.T, r *rig, cause pump.Cause) {
 	t.Helper()
-	r.endedWith(1, cause)
+	if got := r.endedWith(1, cause); got.Early {
+		t.Error("the end tells that it was an early close")
+	}
 	if n := r.count(&r.attempts); n != 1 {
 		t.Errorf("Next was called %d times, at last with %s", n, describe(r.asked(n)))
 	}
@@ -259,7 +263,12 @@ func closeWithoutRetry(t *testing.T, newEngine New) {
 	r.isConnected(1)
 	run(t, accept(t, server), Reset())
 	run(t, client, ExpectEnd(RESET))
-	onlyOnce(t, r, pump.CauseEndpointReset)
+	if got := r.endedWith(1, pump.CauseEndpointReset); !got.Early {
+		t.Error("the end does not tell that it was an early close")
+	}
+	if n := r.count(&r.attempts); n != 1 {
+		t.Errorf("Next was called %d times", n)
+	}
 }
 
 // What the client sent was not yet passed on, so nothing is lost or doubled.
