@@ -183,6 +183,9 @@ func judgeLink(instance string, l spec.LinkStatus) finding {
 	if l.Error != "" {
 		return weak(about, look, "%s", l.Error)
 	}
+	if slices.ContainsFunc(l.Endpoints, func(e spec.EndpointStatus) bool { return e.Health == spec.HealthClosing }) {
+		return weak(about, look, "%s, but %s", l.State, whyDown(l))
+	}
 	return fine(about, "%s", l.State)
 }
 

@@ -327,3 +327,11 @@ func TestDoctor_OutputIsAligned(t *testing.T) {
 		t.Errorf("printed\n%swant\n%s", out.String(), want)
 	}
 }
+
+func TestDoctor_NamesAnEndpointThatClosesEarly(t *testing.T) {
+	l := spec.LinkStatus{Name: "db", State: spec.StateUp, Endpoints: []spec.EndpointStatus{
+		{Address: "10.0.0.1:5432", Health: spec.HealthClosing, LastError: "closed its last connection at once"},
+	}}
+	found := judgeRunning(spec.Snapshot{Instance: "legate", Links: []spec.LinkStatus{l}})
+	wantFinding{verdictWeak, "10.0.0.1:5432: closed its last connection at once", "legate status db"}.check(t, "closing", found)
+}

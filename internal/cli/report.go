@@ -104,7 +104,7 @@ func fold(list []spec.EndpointStatus) string {
 	}
 	var parts []string
 	for _, h := range []spec.Health{
-		spec.HealthOK, spec.HealthUnknown, spec.HealthWeak, spec.HealthStandby, spec.HealthEjected,
+		spec.HealthOK, spec.HealthUnknown, spec.HealthWeak, spec.HealthStandby, spec.HealthClosing, spec.HealthEjected,
 		spec.HealthUnhealthy, spec.HealthDenied, spec.HealthDrained, spec.HealthFormer,
 	} {
 		if n := count[h]; n > 0 {
@@ -205,7 +205,7 @@ func (r report) sick(l spec.LinkStatus) (notes []string) {
 			notes = append(notes, r.drained(e))
 		case spec.HealthDenied:
 			notes = append(notes, fmt.Sprintf("%s denied: %s", e.Address, e.LastError))
-		case spec.HealthEjected, spec.HealthUnhealthy:
+		case spec.HealthClosing, spec.HealthEjected, spec.HealthUnhealthy:
 			notes = append(notes, fmt.Sprintf("%s %s: %s%s", e.Address, healthWords(e, r.now), e.LastError, r.ago(lastAsked(e))))
 		case spec.HealthUnknown, spec.HealthOK, spec.HealthWeak, spec.HealthStandby, spec.HealthFormer:
 		}
@@ -247,8 +247,12 @@ func reasons(failed map[string]int64, udp bool) string {
 	}
 	var parts []string
 	for _, why := range slices.Sorted(maps.Keys(failed)) {
+		became := outcome
+		if why == "closed" {
+			became = "ended" // as the endpoint did it
+		}
 		if failed[why] > 0 {
-			parts = append(parts, fmt.Sprintf("%d %s: %s", failed[why], outcome, inWords(why)))
+			parts = append(parts, fmt.Sprintf("%d %s: %s", failed[why], became, inWords(why)))
 		}
 	}
 	return strings.Join(parts, "; ")

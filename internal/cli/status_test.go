@@ -168,3 +168,35 @@ func TestOpenToAll_KeepsOptions(t *testing.T) {
 		t.Errorf("got %s, want %s", got, want)
 	}
 }
+
+func TestReport_NamesAnEndpointThatClosesEarly(t *testing.T) {
+	now := time.Now()
+	since := now.Add(-3 * time.Second)
+	got := shown(t, now, spec.LinkStatus{
+		Name: "db", State: spec.StateUp, Target: "10.0.0.1:5432",
+		Counters: spec.LinkCounters{Total: 2, Failed: map[string]int64{"closed": 2}},
+		Endpoints: []spec.EndpointStatus{
+			{Address: "10.0.0.1:5432", Health: spec.HealthClosing, Since: &since, LastError: "closed its last 2 connections at once"},
+		},
+	})
+	for _, want := range []string{
+		"db    up     0    2      2       1 closes early  10.0.0.1:5432",
+		"  2 ended: the endpoint closed it at once",
+		"  10.0.0.1:5432 closes early 3s: closed its last 2 connections at once",
+	} {
+		if !strings.Contains(got, want+"\n") {
+			t.Errorf("got\n%s\nwant %q", got, want)
+		}
+	}
+}
+
+// shown is what status says of one link.
+func shown(t *testing.T, now time.Time, l spec.LinkStatus) string {
+	t.Helper()
+	var b bytes.Buffer
+	r := report{w: &b, now: now}
+	if err := r.snapshot(spec.Snapshot{Instance: "legate", Links: []spec.LinkStatus{l}}); err != nil {
+		t.Fatal(err)
+	}
+	return b.String()
+}

@@ -117,7 +117,7 @@ func (d *Daemon) withoutEndpoint(drained string) (notes []string) {
 				has = has || e.Address == drained
 			case spec.HealthOK, spec.HealthUnknown, spec.HealthWeak:
 				others = true
-			case spec.HealthStandby, spec.HealthUnhealthy, spec.HealthEjected, spec.HealthDenied, spec.HealthFormer:
+			case spec.HealthStandby, spec.HealthClosing, spec.HealthUnhealthy, spec.HealthEjected, spec.HealthDenied, spec.HealthFormer:
 			}
 		}
 		if has && !others {

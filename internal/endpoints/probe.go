@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"slices"
 	"strings"
@@ -15,7 +16,7 @@ import (
 )
 
 const (
-	// probeHeld is how long Probe holds a connection open to notice a server
+	// probeHeld is how long Lasts holds a connection open to notice a server
 	// that closes at once, as one behind a published port does that is not up.
 	probeHeld = 250 * time.Millisecond
 	// maxProbing endpoints are asked at once by one Probe.
@@ -149,6 +150,12 @@ func (p *Pool) reach(ctx context.Context, e spec.Endpoint) error {
 		return err
 	}
 	defer c.Close()
+	return Lasts(ctx, c)
+}
+
+// Lasts tells whether a connection that was just made is closed at once. It
+// waits a moment for that, or until ctx ends.
+func Lasts(ctx context.Context, c net.Conn) error {
 	if err := c.SetReadDeadline(time.Now().Add(probeHeld)); err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"legate/internal/endpoints"
 	"legate/internal/pump"
 	"legate/internal/spec"
 	"legate/internal/testnet"
@@ -318,3 +319,77 @@ func TestFull_IsNoAddressThatOnlyStandsBy(t *testing.T) {
 
 // reset closes with RST.
 func reset(c net.Conn) { _ = c.(*net.TCPConn).SetLinger(0) }
+
+// The close is the answer, for there is nobody else; but the endpoint is not ok.
+func TestAttempt_EarlyCloseOfTheOnlyEndpointIsCounted(t *testing.T) {
+	for name, closes := range map[string]func(net.Conn){"FIN": func(net.Conn) {}, "RST": reset} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, nil, testnet.Serve(t, "tcp4", closes).String())
+			for n := 1; n <= endpoints.EarlyCloses; n++ {
+				if c, err := testnet.DialErr(w.addr); err == nil { // else a reset has overtaken the connect
+					_, _ = read(t, c, soon)
+					c.Close()
+				}
+				w.eventually(func(s spec.LinkStatus) bool { return s.Counters.Failed["closed"] == int64(n) })
+				if e := w.status().Endpoints[0]; e.Health == spec.HealthOK || e.Failed["closed"] != int64(n) || !strings.HasPrefix(e.LastError, "closed its last ") {
+					t.Errorf("after %d: %s, failed %v, %q", n, e.Health, e.Failed, e.LastError)
+				}
+			}
+			w.eventually(is(w.status().Endpoints[0].Address, spec.HealthEjected))
+			if s := w.status().State; s != spec.StateDegraded {
+				t.Errorf("the link is %s", s)
+			}
+			x, err := w.fw.Explain("test", spec.CallerAt(loopback))
+			if err != nil || !strings.Contains(x.Verdict, "closed its last 3 connections at once") {
+				t.Errorf("verdict %q, %v", x.Verdict, err)
+			}
+			w.eventually(is(w.status().Endpoints[0].Address, spec.HealthClosing))
+		})
+	}
+}
+
+// It was restarted, and serves again.
+func TestAttempt_AnswerMakesGoodWhatWasClosed(t *testing.T) {
+	var up atomic.Bool
+	addr := testnet.Serve(t, "tcp4", func(c net.Conn) {
+		if up.Load() {
+			testnet.Echo(c)
+		}
+	}).String()
+	w := newWorld(t, nil, addr)
+	c := w.dial()
+	_, _ = read(t, c, soon)
+	c.Close()
+	w.eventually(is(addr, spec.HealthClosing))
+	up.Store(true)
+	exchange(t, w.dial(), "ping") // and stays
+	w.eventually(is(addr, spec.HealthOK))
+}
+
+// Clients that come and go without a word say nothing about the server, nor
+// does one that only had nothing to say and took what they sent.
+func TestAttempt_WhoClosedFirstIsTold(t *testing.T) {
+	silent := testnet.Serve(t, "tcp4", func(c net.Conn) { _, _ = io.Copy(io.Discard, c) }).String()
+	w := newWorld(t, nil, silent)
+	for range endpoints.EarlyCloses {
+		w.dial().Close()
+	}
+	w.eventually(func(s spec.LinkStatus) bool {
+		return s.Counters.Total == endpoints.EarlyCloses && s.Counters.Current == 0
+	})
+	taking := testnet.Serve(t, "tcp4", func(c net.Conn) {
+		_ = c.(*net.TCPConn).CloseWrite()
+		_, _ = io.Copy(io.Discard, c)
+	}).String()
+	w.point(taking)
+	c := w.dial()
+	_, _ = read(t, c, soon)
+	if _, err := c.Write([]byte("upload")); err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+	w.eventually(func(s spec.LinkStatus) bool { return s.Counters.Current == 0 })
+	if s := w.status(); len(s.Counters.Failed) > 0 || !is(taking, spec.HealthOK)(s) {
+		t.Errorf("failed %v, endpoints %+v", s.Counters.Failed, s.Endpoints)
+	}
+}

@@ -144,6 +144,8 @@ func (l *link) verdictServed(order []*endpoints.Candidate) string {
 	switch {
 	case l.fw.loopsAt(&first.Endpoint):
 		text += ", which is refused: it would loop, since that is our own listener"
+	case l.closing(first.Endpoint) > 0:
+		text += ", which " + closingText(l.closing(first.Endpoint))
 	case isBad(first):
 		text += ", though it is " + string(first.Health) + ", since no better one is there"
 	}
@@ -243,8 +245,8 @@ func (l *link) notes() (notes []string) {
 }
 
 // Try connects to the candidates in the order in which the caller's next
-// connection would, the PROXY header included, until one takes it, and closes
-// that. It waits for nothing but connects, and changes no turn.
+// connection would, the PROXY header included, until one takes it and does not
+// close it at once, and closes that. It changes no turn.
 func (fw *Forwarder) Try(ctx context.Context, name string, c spec.Caller) ([]spec.AttemptStatus, error) {
 	l := fw.named(name)
 	if l == nil {
@@ -286,9 +288,14 @@ func (fw *Forwarder) try(ctx context.Context, e spec.Endpoint, timeout time.Dura
 	defer c.Close()
 	if len(header) > 0 {
 		_ = c.SetWriteDeadline(time.Now().Add(timeout))
-		_, err = c.Write(header)
+		if _, err = c.Write(header); err != nil {
+			return err
+		}
 	}
-	return err
+	if e.Protocol == spec.UDP {
+		return nil
+	}
+	return endpoints.Lasts(ctx, c)
 }
 
 // hash is a number for the caller, the same in every process, where the order

@@ -272,6 +272,17 @@ func TestTry_NamesEachAttempt(t *testing.T) {
 	}
 }
 
+// That a connect succeeds is not enough: something may listen for a server that
+// is not up.
+func TestTry_GoesOnFromOneThatClosesAtOnce(t *testing.T) {
+	closing := testnet.Serve(t, "tcp4", func(net.Conn) {}).String()
+	w := newWorld(t, func(o *spec.Options) { o.Balance = spec.BalanceFirst }, closing, testnet.Serve(t, "tcp4", testnet.Echo).String())
+	got, err := w.fw.Try(t.Context(), "test", spec.CallerAt(loopback))
+	if err != nil || len(got) != 2 || got[0].Connected || !strings.Contains(got[0].Error, "closes them at once") || !got[1].Connected {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
+
 // Who was sent to an unhealthy endpoint, for want of another, knew.
 func TestOnUnhealthy_SparesWhoCameLater(t *testing.T) {
 	a := testnet.Serve(t, "tcp4", testnet.Echo).String()

@@ -233,8 +233,13 @@ func (l *link) Done(p *pump.Flow, r pump.Result) {
 	if f.counted {
 		l.callers.leave(f.caller().Addr())
 	}
+	var closed error // at once, by the endpoint
+	tell := false
 	if on != nil {
-		on.heard(r, quick, l.sendsProxy())
+		closed, tell = l.closedOnClient(on, r)
+		if closed == nil {
+			on.heard(r, quick, l.sendsProxy())
+		}
 		if r.Counters.Out > 0 && on.own != nil && f.since > on.own.since {
 			l.readmit(on) // what an older connection says does not end an ejection
 		}
@@ -261,6 +266,8 @@ func (l *link) Done(p *pump.Flow, r pump.Result) {
 	switch {
 	case r.Counters.Out > 0:
 		l.fw.cfg.Pool.Answered(live)
+	case closed != nil:
+		l.tellClosed(on.endpoint, closed, tell)
 	case quick && r.Counters.In == 0:
 		// An endpoint that closes at once may be another than it was.
 		l.fw.cfg.Pool.Suspect(on.endpoint)

@@ -103,7 +103,7 @@ func (l *link) closes(es *endpointStats, after time.Duration, err error) (tell b
 	if !enough && (tell || !es.isOnProbation(l.fw.now())) {
 		return tell
 	}
-	live := l.servedSince(es)
+	live := l.servedSince(es, es.earlySince)
 	switch {
 	case tell && live != nil:
 		l.fw.cfg.Pool.Answered(live)
@@ -121,10 +121,11 @@ func (l *link) mayBeOurs(after time.Duration) bool {
 }
 
 // servedSince finds a connection that the endpoint serves and that began since
-// the first of its early closes: it closes some only. nil: there is none.
-func (l *link) servedSince(es *endpointStats) *endpoints.Live {
+// then, that of an early close: it closes some only. nil: there is none. It
+// needs mu.
+func (l *link) servedSince(es *endpointStats, since time.Duration) *endpoints.Live {
 	for _, f := range l.flows.live {
-		if f.on == es && f.since >= es.earlySince && f.pump.Counters().Out > 0 {
+		if f.on == es && f.since >= since && f.pump.Counters().Out > 0 {
 			return f.live
 		}
 	}

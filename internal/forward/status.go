@@ -2,6 +2,8 @@ package forward
 
 import (
 	"cmp"
+	"fmt"
+	"io"
 	"slices"
 	"time"
 
@@ -32,6 +34,8 @@ type endpointStats struct {
 	fate           fate
 	early          int           // early closes in a row, as far as they are looked at
 	earlySince     time.Duration // the first of these; as Forwarder.now
+	closes         int           // early closes in a row, all of them
+	closedAt       time.Duration // the last of these
 	rejected       int           // connections in a row that it ended at once after it got a header
 	doubted        bool          // it may have ended one so, or the client did
 	own            *own          // nil: nothing
@@ -57,6 +61,8 @@ func (es *endpointStats) rejects(v spec.ProxyVersion) {
 // closedEarly counts an early close, and tells whether that is enough of them in
 // a row.
 func (es *endpointStats) closedEarly(now time.Duration) (enough bool) {
+	es.closes++
+	es.closedAt = now
 	if es.early++; es.early == 1 {
 		es.earlySince = now
 	}
@@ -70,7 +76,7 @@ func (es *endpointStats) closedEarly(now time.Duration) (enough bool) {
 func (es *endpointStats) heard(r pump.Result, quick bool, v spec.ProxyVersion) {
 	switch {
 	case r.Counters.Out > 0:
-		es.early, es.rejected, es.doubted = 0, 0, false
+		es.early, es.closes, es.rejected, es.doubted = 0, 0, 0, false
 	case v == "" || !quick:
 	case r.Cause == pump.CauseEndpointReset, r.Cause == pump.CauseEOF && r.Counters.In > 0:
 		es.rejected++
@@ -125,6 +131,40 @@ func (s *stats) closedEarly(on *endpointStats) {
 	s.earlyClosed++
 	on.current--
 	on.failed["closed"]++
+}
+
+// closedOnClient notes the end of a connection that the endpoint closed at
+// once, with nobody else to try: the client got that for an answer. One that
+// ended its own direction alone, and took what the client sent, serves. tell is
+// as in closes. It needs mu.
+func (l *link) closedOnClient(on *endpointStats, r pump.Result) (closed error, tell bool) {
+	if !r.Early || r.Cause == pump.CauseEOF && r.Counters.In > 0 {
+		return nil, false
+	}
+	closed = io.EOF
+	if r.Cause == pump.CauseEndpointReset {
+		closed = pump.ErrReset
+	}
+	l.stats.failed["closed"]++
+	on.failed["closed"]++
+	return closed, l.closes(on, 0, closed)
+}
+
+// closing returns how many connections in a row the endpoint closed at once,
+// unless it has answered one that it got since. It needs mu.
+func (l *link) closing(e spec.Endpoint) int {
+	es := l.stats.endpoints[e]
+	if es == nil || es.closes == 0 || l.servedSince(es, es.closedAt) != nil {
+		return 0
+	}
+	return es.closes
+}
+
+func closingText(n int) string {
+	if n == 1 {
+		return "closed its last connection at once, without a byte"
+	}
+	return fmt.Sprintf("closed its last %d connections at once, without a byte", n)
 }
 
 // ends takes in the final counters of a flow.
@@ -224,7 +264,9 @@ func sortFormer(list []spec.EndpointStatus) {
 
 func (l *link) state() spec.LinkState {
 	list := l.candidates()
-	bad := slices.ContainsFunc(list.All, func(c endpoints.Candidate) bool { return isBad(&c) && !c.Standby })
+	bad := slices.ContainsFunc(list.All, func(c endpoints.Candidate) bool {
+		return isBad(&c) && !c.Standby || l.closing(c.Endpoint) >= endpoints.EarlyCloses
+	})
 	switch {
 	case l.spec.Mode == spec.ModeDrain:
 		return spec.StateDrained
@@ -316,6 +358,7 @@ func (l *link) endpointStatus(c *endpoints.Candidate) spec.EndpointStatus {
 	if c.LastErr != nil {
 		s.LastError = c.LastErr.Error()
 	}
+	l.describeClosing(&s, c)
 	if note := l.headerNote(c.Endpoint); note != "" {
 		s.LastError = note
 	}
@@ -332,6 +375,21 @@ func (l *link) endpointStatus(c *endpoints.Candidate) spec.EndpointStatus {
 		s.Health = spec.HealthOK // a connect says nothing of it, and no check asks it, but it has answered
 	}
 	return s
+}
+
+// describeClosing says that the endpoint closes early, as one behind a published
+// port does that is not up: that connects succeed is not to be called ok.
+func (l *link) describeClosing(s *spec.EndpointStatus, c *endpoints.Candidate) {
+	n := l.closing(c.Endpoint)
+	switch {
+	case n == 0:
+		return
+	case s.Health == spec.HealthOK, s.Health == spec.HealthUnknown: // a reset may overtake the connect
+		s.Health, s.Since = spec.HealthClosing, optional(l.fw.at(l.stats.endpoints[c.Endpoint].closedAt))
+	case s.Health != spec.HealthEjected || c.State == endpoints.Failing:
+		return
+	}
+	s.LastError = closingText(n)
 }
 
 // checkText says in words what endpoints are asked.

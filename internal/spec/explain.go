@@ -79,14 +79,15 @@ type Health string
 // The conditions of an endpoint.
 const (
 	HealthUnknown   Health = "not tried"
-	HealthOK        Health = "ok"        // the last attempt or check succeeded
-	HealthUnhealthy Health = "unhealthy" // checks say so
-	HealthStandby   Health = "standby"   // it is well, in another role than the one that is asked for
-	HealthEjected   Health = "ejected"   // attempts failed, or it closed early; tried last
-	HealthDrained   Health = "drained"   // by an operator: no new connections
-	HealthWeak      Health = "weak"      // its source doubts that it is there
-	HealthDenied    Health = "denied"    // its policy, or ours, forbids it to the link's callers
-	HealthFormer    Health = "former"    // no longer the link's, but connections go on there
+	HealthOK        Health = "ok"           // the last attempt or check succeeded
+	HealthClosing   Health = "closes early" // it can be reached, but closed the last connection at once
+	HealthUnhealthy Health = "unhealthy"    // checks say so
+	HealthStandby   Health = "standby"      // it is well, in another role than the one that is asked for
+	HealthEjected   Health = "ejected"      // attempts failed, or it closed early; tried last
+	HealthDrained   Health = "drained"      // by an operator: no new connections
+	HealthWeak      Health = "weak"         // its source doubts that it is there
+	HealthDenied    Health = "denied"       // its policy, or ours, forbids it to the link's callers
+	HealthFormer    Health = "former"       // no longer the link's, but connections go on there
 )
 
 // UnixCaller is how callers on a unix socket are named.

@@ -77,7 +77,7 @@ type LinkCounters struct {
 	Held        int64            `json:"held"`      // waiting now, for whatever reason
 	HeldTotal   int64            `json:"heldTotal"` // that ever waited
 	Abandoned   int64            `json:"abandoned"` // clients that left while they waited
-	Failed      map[string]int64 `json:"failed"`    // connections that reached no endpoint, by reason: refused ones included
+	Failed      map[string]int64 `json:"failed"`    // connections that reached no endpoint, or one that closed them at once, by reason: refused ones included
 	BytesIn     uint64           `json:"bytesIn"`   // from clients to endpoints
 	BytesOut    uint64           `json:"bytesOut"`  // from endpoints to clients
 	DroppedUDP  int64            `json:"droppedUDP"`
