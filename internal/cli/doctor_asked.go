@@ -172,7 +172,7 @@ func judgeLink(instance string, l spec.LinkStatus) finding {
 	case spec.StateError:
 		return missing(about, cmp.Or(l.Hint, look), "not listening on %s: %s", l.Listen, l.Error)
 	case spec.StateDown, spec.StateHolding:
-		return missing(about, look, "down: %s", whyDown(l))
+		return missing(about, cmp.Or(resumeDrained(instance, l), look), "down: %s", whyDown(l))
 	case spec.StatePaused:
 		return weak(about, resume, "an operator paused it: new connections wait")
 	case spec.StateDrained:
@@ -183,10 +183,25 @@ func judgeLink(instance string, l spec.LinkStatus) finding {
 	if l.Error != "" {
 		return weak(about, look, "%s", l.Error)
 	}
+	if l.Full {
+		return weak(about, look, "%s, but %d connections wait%s", l.State, l.Counters.Held, whyWait(l))
+	}
 	if slices.ContainsFunc(l.Endpoints, func(e spec.EndpointStatus) bool { return e.Health == spec.HealthClosing }) {
 		return weak(about, look, "%s, but %s", l.State, whyDown(l))
 	}
 	return fine(about, "%s", l.State)
+}
+
+// resumeDrained is how to have the endpoints back that operators took; "": they
+// took none.
+func resumeDrained(instance string, l spec.LinkStatus) string {
+	var each []string
+	for _, e := range l.Endpoints {
+		if e.Health == spec.HealthDrained {
+			each = append(each, fmt.Sprintf("legate resume %s --control %s", e.Address, instance))
+		}
+	}
+	return strings.Join(each, " && ")
 }
 
 func whyDown(l spec.LinkStatus) string {
@@ -195,7 +210,10 @@ func whyDown(l spec.LinkStatus) string {
 		why = append(why, l.Error)
 	}
 	for _, e := range l.Endpoints {
-		if e.LastError != "" {
+		switch {
+		case e.Health == spec.HealthDrained:
+			why = append(why, e.Address+" is drained")
+		case e.LastError != "":
 			why = append(why, e.Address+": "+e.LastError)
 		}
 	}

@@ -266,6 +266,10 @@ func TestDoctor_JudgesRunningLinks(t *testing.T) {
 		}
 		want.check(t, string(state), judgeRunning(spec.Snapshot{Instance: "legate", Links: []spec.LinkStatus{l}}))
 	}
+	drained := spec.LinkStatus{Name: "db", State: spec.StateDown, Endpoints: []spec.EndpointStatus{{Address: "10.0.0.1:6379", Health: spec.HealthDrained}}}
+	wantFinding{verdictMissing, "down: 10.0.0.1:6379 is drained", "legate resume 10.0.0.1:6379 --control legate"}.check(t, "drained endpoint", judgeRunning(spec.Snapshot{Instance: "legate", Links: []spec.LinkStatus{drained}}))
+	full := spec.LinkStatus{Name: "db", State: spec.StateUp, Full: true, Counters: spec.LinkCounters{Held: 2}}
+	wantFinding{verdictWeak, "2 connections wait since every endpoint has as many as it may", "legate status db"}.check(t, "full", judgeRunning(spec.Snapshot{Instance: "legate", Links: []spec.LinkStatus{full}}))
 	source := spec.LinkStatus{Name: "db", State: spec.StateUp, Error: "look up db: no such name"}
 	wantFinding{verdictWeak, "look up db", ""}.check(t, "source", judgeRunning(spec.Snapshot{Links: []spec.LinkStatus{source}}))
 	wantFinding{verdictWeak, "no links", ""}.check(t, "none", judgeRunning(spec.Snapshot{}))

@@ -162,7 +162,7 @@ func (r report) notes(l spec.LinkStatus) []string {
 		note("the limit of %d connections is reached; others wait in the listen queue", l.Limit)
 	}
 	if c.Held > 0 {
-		note("%d wait now, %d waited so far, %d gave up", c.Held, c.HeldTotal, c.Abandoned)
+		note("%d wait now%s, %d waited so far, %d gave up", c.Held, whyWait(l), c.HeldTotal, c.Abandoned)
 	} else if c.Abandoned > 0 {
 		note("%d waited so far, %d gave up", c.HeldTotal, c.Abandoned)
 	}
@@ -173,6 +173,13 @@ func (r report) notes(l spec.LinkStatus) []string {
 		note("%d datagrams were dropped", c.DroppedUDP)
 	}
 	return append(notes, r.sick(l)...)
+}
+
+func whyWait(l spec.LinkStatus) string {
+	if l.Full {
+		return " since every endpoint has as many as it may (endpoint-connections)"
+	}
+	return ""
 }
 
 // sources tells which targets could not be asked for, and how old what is used
@@ -197,23 +204,32 @@ func (r report) sources(l spec.LinkStatus) (notes []string) {
 // folded.
 const maxSick = 5
 
-// sick names the endpoints that serve no new connections, or serve them last.
+// sick names the endpoints that serve no new connections, or serve them last. A
+// standby is one of these only where it is missed.
 func (r report) sick(l spec.LinkStatus) (notes []string) {
 	for _, e := range l.Endpoints {
 		switch e.Health {
+		case spec.HealthStandby:
+			if l.State == spec.StateDown || l.State == spec.StateHolding {
+				notes = append(notes, r.suffers(e))
+			}
 		case spec.HealthDrained:
 			notes = append(notes, r.drained(e))
 		case spec.HealthDenied:
 			notes = append(notes, fmt.Sprintf("%s denied: %s", e.Address, e.LastError))
 		case spec.HealthClosing, spec.HealthEjected, spec.HealthUnhealthy:
-			notes = append(notes, fmt.Sprintf("%s %s: %s%s", e.Address, healthWords(e, r.now), e.LastError, r.ago(lastAsked(e))))
-		case spec.HealthUnknown, spec.HealthOK, spec.HealthWeak, spec.HealthStandby, spec.HealthFormer:
+			notes = append(notes, r.suffers(e))
+		case spec.HealthUnknown, spec.HealthOK, spec.HealthWeak, spec.HealthFormer:
 		}
 	}
 	if more := len(notes) - maxSick; more > 0 && !r.full {
 		notes = append(notes[:maxSick], fmt.Sprintf("and %d more: legate status %s", more, l.Name))
 	}
 	return notes
+}
+
+func (r report) suffers(e spec.EndpointStatus) string {
+	return fmt.Sprintf("%s %s: %s%s", e.Address, healthWords(e, r.now), e.LastError, r.ago(lastAsked(e)))
 }
 
 func (r report) drained(e spec.EndpointStatus) string {

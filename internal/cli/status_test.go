@@ -200,3 +200,19 @@ func shown(t *testing.T, now time.Time, l spec.LinkStatus) string {
 	}
 	return b.String()
 }
+
+func TestReport_SaysWhyALinkServesNobody(t *testing.T) {
+	now := time.Now()
+	asked := now.Add(-time.Second)
+	standby := spec.EndpointStatus{Address: "10.0.0.1:6379", Health: spec.HealthStandby, LastError: "role is master, not replica", CheckedAt: &asked}
+	const reason = "10.0.0.1:6379 standby: role is master, not replica, 1s ago"
+	for state, want := range map[spec.LinkState]bool{spec.StateDown: true, spec.StateHolding: true, spec.StateUp: false} {
+		if got := shown(t, now, spec.LinkStatus{State: state, Endpoints: []spec.EndpointStatus{standby}}); strings.Contains(got, reason) != want {
+			t.Errorf("%s: got\n%s", state, got)
+		}
+	}
+	got := shown(t, now, spec.LinkStatus{State: spec.StateUp, Full: true, Counters: spec.LinkCounters{Held: 1, HeldTotal: 1}})
+	if !strings.Contains(got, "1 wait now since every endpoint has as many as it may (endpoint-connections), 1 waited so far") {
+		t.Errorf("got\n%s", got)
+	}
+}

@@ -147,7 +147,7 @@ func (l *link) verdictServed(order []*endpoints.Candidate) string {
 	case l.closing(first.Endpoint) > 0:
 		text += ", which " + closingText(l.closing(first.Endpoint))
 	case isBad(first):
-		text += ", though it is " + string(first.Health) + ", since no better one is there"
+		text += ", though it is " + string(healthOf(first)) + ", since no better one is there"
 	}
 	return text
 }
@@ -178,10 +178,10 @@ func (l *link) whyNone(full bool) string {
 	}
 	count := map[spec.Health]int{}
 	for i := range list {
-		count[list[i].Health]++
+		count[healthOf(&list[i])]++
 	}
 	var parts []string
-	for _, h := range []spec.Health{spec.HealthDenied, spec.HealthUnhealthy, spec.HealthEjected, spec.HealthDrained, spec.HealthUnknown, spec.HealthWeak} {
+	for _, h := range []spec.Health{spec.HealthDenied, spec.HealthUnhealthy, spec.HealthStandby, spec.HealthEjected, spec.HealthDrained, spec.HealthUnknown, spec.HealthWeak} {
 		if n := count[h]; n == len(list) {
 			return "every endpoint is " + string(h)
 		} else if n > 0 {

@@ -246,6 +246,11 @@ func TestStatus_AStandbyIsNothingWrong(t *testing.T) {
 	w.answers("primary")
 	w.sick.Store(primary, true)
 	w.eventually(func(s spec.LinkStatus) bool { return s.State == spec.StateDown })
+	w.sick.Store(primary, &spec.RoleError{Is: "standby", Want: "primary"})
+	w.eventually(is(primary, spec.HealthStandby))
+	if x, err := w.fw.Explain("test", spec.CallerAt(loopback)); err != nil || !strings.Contains(x.Verdict, "every endpoint is standby") {
+		t.Errorf("verdict %q, %v", x.Verdict, err)
+	}
 }
 
 // A check that fails as it did before is news to nobody but who looks.

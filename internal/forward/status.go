@@ -225,6 +225,7 @@ func (l *link) status() spec.LinkStatus {
 	s.Sources = l.sources()
 	s.Error, s.Learned = l.sourceError()
 	s.Counters = l.counters()
+	s.Full = l.waitsForRoom()
 	for i := range list {
 		s.Endpoints = append(s.Endpoints, l.endpointStatus(&list[i]))
 	}
@@ -238,6 +239,12 @@ func (l *link) status() spec.LinkStatus {
 	}
 	sortFormer(s.Endpoints[len(list):])
 	return s
+}
+
+// waitsForRoom tells whether connections wait for no other reason than that
+// every endpoint has as many as it may.
+func (l *link) waitsForRoom() bool {
+	return len(l.queue.waiting) > 0 && l.queue.full && l.downSince.IsZero() && l.spec.Mode == spec.ModeServe
 }
 
 // sources tell what each target's source last said.
@@ -330,7 +337,7 @@ func (l *link) endpointStatus(c *endpoints.Candidate) spec.EndpointStatus {
 	s := spec.EndpointStatus{
 		Address:   c.Endpoint.String(),
 		From:      c.From.String(),
-		Health:    c.Health,
+		Health:    healthOf(c),
 		Since:     optional(c.Since),
 		Check:     checkText(l.view.Check),
 		CheckedAt: optional(c.Checked),
@@ -352,9 +359,6 @@ func (l *link) endpointStatus(c *endpoints.Candidate) spec.EndpointStatus {
 			s.ConnectMS = float64(c.Live.Latency()) / float64(time.Millisecond)
 		}
 	}
-	if c.Standby && c.Health == spec.HealthUnhealthy {
-		s.Health = spec.HealthStandby // to people: nothing is wrong with it
-	}
 	if c.LastErr != nil {
 		s.LastError = c.LastErr.Error()
 	}
@@ -375,6 +379,14 @@ func (l *link) endpointStatus(c *endpoints.Candidate) spec.EndpointStatus {
 		s.Health = spec.HealthOK // a connect says nothing of it, and no check asks it, but it has answered
 	}
 	return s
+}
+
+// healthOf is the health as people are told it: with a standby nothing is wrong.
+func healthOf(c *endpoints.Candidate) spec.Health {
+	if c.Standby && c.Health == spec.HealthUnhealthy {
+		return spec.HealthStandby
+	}
+	return c.Health
 }
 
 // describeClosing says that the endpoint closes early, as one behind a published

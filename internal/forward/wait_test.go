@@ -32,15 +32,15 @@ func TestFull_WaitsForRoom(t *testing.T) {
 	exchange(t, first, "x")
 	second, third := w.dial(), w.dial()
 	w.eventually(waiting(2))
-	if s := w.status(); s.State != spec.StateUp || s.Endpoints[0].Load != 1 {
-		t.Errorf("state %s with %d connections at the endpoint", s.State, s.Endpoints[0].Load)
+	if s := w.status(); s.State != spec.StateUp || s.Endpoints[0].Load != 1 || !s.Full {
+		t.Errorf("state %s with %d connections at the endpoint, full: %v", s.State, s.Endpoints[0].Load, s.Full)
 	}
 	first.Close()
 	exchange(t, second, "y")
 	second.Close()
 	exchange(t, third, "z")
 	third.Close()
-	w.eventually(func(s spec.LinkStatus) bool { return s.Counters.Current == 0 && s.Endpoints[0].Load == 0 })
+	w.eventually(func(s spec.LinkStatus) bool { return s.Counters.Current == 0 && s.Endpoints[0].Load == 0 && !s.Full })
 }
 
 func TestFull_GoesToTheOneWithRoom(t *testing.T) {

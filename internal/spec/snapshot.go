@@ -58,6 +58,7 @@ type LinkStatus struct {
 	Limit     int              `json:"limit,omitempty"` // of connections at once; 0: none
 	State     LinkState        `json:"state"`
 	Since     *time.Time       `json:"since,omitempty"` // when it went down
+	Full      bool             `json:"full,omitempty"`  // connections wait, since every endpoint has as many as it may
 	Sources   []SourceStatus   `json:"sources,omitempty"`
 	Error     string           `json:"error,omitempty"`    // why the link is in error or its source has no answer
 	Hint      string           `json:"hint,omitempty"`     // with State error: what to do about it; "": not known
