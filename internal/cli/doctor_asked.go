@@ -177,7 +177,11 @@ func judgeLink(instance string, l spec.LinkStatus) finding {
 		return weak(about, resume, "an operator paused it: new connections wait")
 	case spec.StateDrained:
 		return weak(about, resume, "an operator drained it: new clients are refused")
-	case spec.StateDegraded:
+	}
+	if text := limitWords(l); text != "" {
+		return weak(about, look, "%s, but %s", l.State, text)
+	}
+	if l.State == spec.StateDegraded {
 		return weak(about, look, "degraded: %s", whyDown(l))
 	}
 	if l.Error != "" {

@@ -158,8 +158,8 @@ func (r report) notes(l spec.LinkStatus) []string {
 	}
 	notes = append(notes, r.sources(l)...)
 	c := l.Counters
-	if l.Limit > 0 && c.Current >= int64(l.Limit) {
-		note("the limit of %d connections is reached; others wait in the listen queue", l.Limit)
+	if text := limitWords(l); text != "" {
+		note("%s", text)
 	}
 	if c.Held > 0 {
 		note("%d wait now%s, %d waited so far, %d gave up", c.Held, whyWait(l), c.HeldTotal, c.Abandoned)
@@ -167,13 +167,31 @@ func (r report) notes(l spec.LinkStatus) []string {
 		note("%d waited so far, %d gave up", c.HeldTotal, c.Abandoned)
 	}
 	if sum(c.Failed) > 0 {
-		note("%s", reasons(c.Failed, strings.HasSuffix(l.Listen, "/udp")))
+		note("%s", reasons(c.Failed, isUDP(l)))
 	}
 	if c.DroppedUDP > 0 {
 		note("%d datagrams were dropped", c.DroppedUDP)
 	}
 	return append(notes, r.sick(l)...)
 }
+
+// limitWords say that the link has as many connections as it may, and what
+// becomes of others; "": it has not, or accepts none for another reason.
+func limitWords(l spec.LinkStatus) string {
+	switch {
+	case l.Limit <= 0 || l.Counters.Current < int64(l.Limit):
+		return ""
+	case l.State == spec.StateDrained || l.State == spec.StateError:
+		return ""
+	case isUDP(l):
+		return fmt.Sprintf("the limit of %d sessions is reached; the datagrams of others are dropped", l.Limit)
+	case l.State == spec.StateDown: // it may refuse meanwhile
+		return fmt.Sprintf("the limit of %d connections is reached", l.Limit)
+	}
+	return fmt.Sprintf("the limit of %d connections is reached; others wait in the listen queue", l.Limit)
+}
+
+func isUDP(l spec.LinkStatus) bool { return strings.HasSuffix(l.Listen, "/udp") }
 
 func whyWait(l spec.LinkStatus) string {
 	if l.Full {

@@ -216,3 +216,23 @@ func TestReport_SaysWhyALinkServesNobody(t *testing.T) {
 		t.Errorf("got\n%s", got)
 	}
 }
+
+func TestReport_SaysWhatBecomesOfOthersAtTheLimit(t *testing.T) {
+	at := spec.LinkStatus{Listen: "6379", State: spec.StateUp, Limit: 3, Counters: spec.LinkCounters{Current: 3}}
+	udp, drained, below := at, at, at
+	udp.Listen, drained.State, below.Counters.Current = "53/udp", spec.StateDrained, 2
+	for _, c := range []struct {
+		link spec.LinkStatus
+		want string
+	}{
+		{at, "  the limit of 3 connections is reached; others wait in the listen queue\n"},
+		{udp, "  the limit of 3 sessions is reached; the datagrams of others are dropped\n"},
+		{drained, ""},
+		{below, ""},
+	} {
+		got := shown(t, time.Now(), c.link)
+		if c.want == "" && strings.Contains(got, "limit") || !strings.Contains(got, c.want) {
+			t.Errorf("want %q, got\n%s", c.want, got)
+		}
+	}
+}

@@ -105,6 +105,8 @@ func (l *link) verdict(c spec.Caller, order []*endpoints.Candidate, full bool) s
 		return "dropped: the link is drained; only sessions that are there go on"
 	case l.spec.Mode == spec.ModeDrain:
 		return "refused: the link is drained and does not listen"
+	case l.atLimit():
+		return l.verdictAtLimit()
 	case l.callerRefused(c) != nil:
 		return "reset: " + l.callerRefused(c).Error()
 	case l.spec.Mode == spec.ModePause && udp:
@@ -128,6 +130,24 @@ func (l *link) verdict(c spec.Caller, order []*endpoints.Candidate, full bool) s
 		return fmt.Sprintf("waits for up to %v: %s", hold, l.whyNone(false))
 	}
 	return l.verdictServed(order)
+}
+
+// atLimit tells whether the link accepts nobody, having max-connections. One
+// that refuses meanwhile has nothing to accept from.
+func (l *link) atLimit() bool {
+	most := limit(l.spec)
+	return most > 0 && len(l.flows.live) >= most && !l.refusing
+}
+
+func (l *link) verdictAtLimit() string {
+	now, most := len(l.flows.live), limit(l.spec)
+	switch {
+	case l.listen.Protocol == spec.UDP:
+		return fmt.Sprintf("dropped: the link has %d of %d sessions (max-connections); only these go on", now, most)
+	case l.listen.Switched(): // others are served on the same socket
+		return fmt.Sprintf("reset: the link has %d of %d connections (max-connections)", now, most)
+	}
+	return fmt.Sprintf("waits in the listen queue, for as long as it takes: the link has %d of %d connections (max-connections)", now, most)
 }
 
 func (l *link) verdictServed(order []*endpoints.Candidate) string {

@@ -233,6 +233,29 @@ func TestExplain_SaysWhatTheNextConnectionMeets(t *testing.T) {
 	}
 }
 
+func TestExplain_SaysWhenTheLinkIsAtItsLimit(t *testing.T) {
+	for p, want := range map[spec.Protocol]string{
+		spec.TCP: "waits in the listen queue, for as long as it takes: the link has 1 of 1 connections (max-connections)",
+		spec.UDP: "dropped: the link has 1 of 1 sessions (max-connections)",
+	} {
+		t.Run(string(p), func(t *testing.T) {
+			w := newWorld(t, nil)
+			w.link.Options.MaxConnections, w.link.Listen.Protocol = 1, p
+			if p == spec.UDP {
+				w.point(udpServer(t, "here"))
+				askUDP(t, udpClient(t, w.addr))
+			} else {
+				w.point(testnet.Serve(t, "tcp4", testnet.Echo).String())
+				exchange(t, w.dial(), "x")
+			}
+			x, err := w.fw.Explain("test", spec.CallerAt(loopback))
+			if err != nil || !strings.HasPrefix(x.Verdict, want) {
+				t.Errorf("verdict %q, %v; want %q", x.Verdict, err, want)
+			}
+		})
+	}
+}
+
 // Of a primary and its standby one is always not the primary, and all is well.
 func TestStatus_AStandbyIsNothingWrong(t *testing.T) {
 	primary, standby := say(t, "primary"), say(t, "standby")

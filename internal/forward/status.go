@@ -205,7 +205,7 @@ func describe(s spec.Link) spec.LinkStatus {
 		Listen:    s.Listen.String(),
 		Target:    targetText(s.Targets),
 		Origin:    s.Origin,
-		Limit:     s.Options.MaxConnections,
+		Limit:     limit(s),
 		Counters:  spec.LinkCounters{Failed: map[string]int64{}},
 		Endpoints: []spec.EndpointStatus{},
 	}
