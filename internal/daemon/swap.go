@@ -154,7 +154,7 @@ func (d *Daemon) question(ctx context.Context, t *trial) (warnings []string, err
 	view := d.forwarder.View(there)
 	switch {
 	case t.link.Listen.Protocol == spec.UDP:
-		warnings, err = d.sourceErrors(t.targets), d.pool.Denied(view)
+		warnings, err = d.sourceErrors(t.targets), d.hopeless(view)
 	case t.request.Force:
 		err = d.pool.Probe(limit, view)
 	default:
@@ -168,18 +168,49 @@ func (d *Daemon) question(ctx context.Context, t *trial) (warnings []string, err
 	case t.request.Force:
 		return append(warnings, err.Error()), nil
 	}
-	return nil, t.refusal(err, spec.HintOf(d.pool.Denied(view)))
+	return nil, t.refusal(err, spec.HintOf(d.hopeless(view)))
 }
 
 // askAgain is how long a target that does not serve yet is left alone.
 const askAgain = 250 * time.Millisecond
 
-// awaitServing asks again until an endpoint serves or ctx ends, since the
-// server may be on its way up. The error is what the last complete question
+// hopeless says why no answer could make an endpoint serve, and what would; nil:
+// one might. To go there by force would be an outage for certain.
+func (d *Daemon) hopeless(v endpoints.View) error {
+	if err := d.pool.Denied(v); err != nil {
+		return err
+	}
+	all := d.pool.List(&v, nil).All
+	hint := ""
+	why := make([]string, len(all))
+	for i := range all {
+		switch c := &all[i]; {
+		case c.Health == spec.HealthDrained:
+			why[i] = fmt.Sprintf("%s is drained", c.Endpoint)
+			hint = cmp.Or(hint, fmt.Sprintf("legate resume %s", c.Endpoint))
+		case c.Health == spec.HealthDenied:
+			why[i] = fmt.Sprintf("%s: %v", c.Endpoint, c.LastErr)
+		case d.forwarder.Loops(c.Endpoint):
+			why[i] = fmt.Sprintf("%s: %v", c.Endpoint, forward.ErrLoop)
+		default:
+			return nil
+		}
+	}
+	if len(all) == 0 {
+		return nil
+	}
+	return spec.Errorf(cmp.Or(hint, "write where the server itself listens"), "%s", strings.Join(why, "; "))
+}
+
+// awaitServing asks again until an endpoint serves, none can, or ctx ends, since
+// the server may be on its way up. The error is what the last complete question
 // brought: one that ctx cut short says nothing about the server.
 func (d *Daemon) awaitServing(ctx context.Context, v endpoints.View) error {
 	var last error
 	for {
+		if err := d.hopeless(v); err != nil {
+			return err
+		}
 		err := d.pool.Probe(ctx, v)
 		if err == nil {
 			return nil
@@ -195,8 +226,8 @@ func (d *Daemon) awaitServing(ctx context.Context, v endpoints.View) error {
 	}
 }
 
-// refusal says why the link goes where it went. The hint is the policy's, where
-// that is against it: force gives nobody the right to go there.
+// refusal says why the link goes where it went. Where there is no other hint it
+// may be forced; that gives nobody the right to go where the policy forbids it.
 func (t *trial) refusal(err error, hint string) error {
 	again := fmt.Sprintf("legate swap %s %s --force", t.link.Name, t.request.Target)
 	if t.request.Undo {

@@ -46,6 +46,37 @@ func TestSwap_LeavesTheLinkWhereItWentWhenNobodyServes(t *testing.T) {
 	}
 }
 
+// There waiting is in vain, and force an outage for certain.
+func TestSwap_RefusesAtOnceWhereNobodyCanServe(t *testing.T) {
+	testnet.CheckLeaks(t)
+	blue, green := testnet.Serve(t, "tcp4", say("blue")).String(), testnet.Serve(t, "tcp4", say("green")).String()
+	a, b := socket(t), socket(t)
+	d := start(t, Config{Links: parseLinks(t, a+"="+blue+";name=db", b+"="+blue+","+green+";name=web")})
+	if _, err := d.Drain(t.Context(), control.DrainRequest{Name: green}); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), testnet.Patience)
+	defer cancel()
+	for target, want := range map[string][2]string{
+		green: {green + " does not serve: " + green + " is drained; link db still goes to " + blue, "legate resume " + green},
+		b:     {b + " does not serve: would loop: the endpoint is our own listener; link db still goes to " + blue, "write where the server itself listens"},
+	} {
+		_, err := d.Swap(ctx, control.SwapRequest{Link: "db", Target: target, Timeout: control.Duration(time.Hour)})
+		u, ok := errors.AsType[*spec.UserError](err)
+		if !ok || u.What != want[0] || u.Hint != want[1] {
+			t.Errorf("%s: got %#v", target, err)
+		}
+	}
+	swap(t, d, control.SwapRequest{Link: "db", Target: green, Force: true})
+	if _, err := d.Drain(t.Context(), control.DrainRequest{Name: blue}); err != nil {
+		t.Fatal(err)
+	}
+	_, err := d.Swap(ctx, control.SwapRequest{Link: "db", Undo: true, Timeout: control.Duration(time.Hour)})
+	if spec.HintOf(err) != "legate resume "+blue {
+		t.Errorf("undo: got %#v", err)
+	}
+}
+
 // swapToOneWhoIsLate returns while the swap of db to a socket that nobody serves
 // yet asks; how it ends is sent.
 func swapToOneWhoIsLate(t *testing.T, d *running, path string) <-chan error {

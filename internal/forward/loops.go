@@ -26,6 +26,9 @@ type loops struct {
 	readAt time.Time
 }
 
+// Loops tells whether a connection to the endpoint would come back to us.
+func (fw *Forwarder) Loops(e spec.Endpoint) bool { return fw.loopsAt(&e) }
+
 // door is what listening addresses are found by: thousands of containers listen
 // on the same port. A path has port 0.
 type door struct {
