@@ -213,6 +213,11 @@ func whyDown(l spec.LinkStatus) string {
 	if l.Error != "" {
 		why = append(why, l.Error)
 	}
+	for _, s := range l.Sources {
+		if unanswered(s) {
+			why = append(why, s.Target+" has no answer yet")
+		}
+	}
 	for _, e := range l.Endpoints {
 		switch {
 		case e.Health == spec.HealthDrained:

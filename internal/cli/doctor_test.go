@@ -268,6 +268,8 @@ func TestDoctor_JudgesRunningLinks(t *testing.T) {
 	}
 	drained := spec.LinkStatus{Name: "db", State: spec.StateDown, Endpoints: []spec.EndpointStatus{{Address: "10.0.0.1:6379", Health: spec.HealthDrained}}}
 	wantFinding{verdictMissing, "down: 10.0.0.1:6379 is drained", "legate resume 10.0.0.1:6379 --control legate"}.check(t, "drained endpoint", judgeRunning(spec.Snapshot{Instance: "legate", Links: []spec.LinkStatus{drained}}))
+	asking := spec.LinkStatus{Name: "db", State: spec.StateHolding, Sources: []spec.SourceStatus{{Target: "db.test:1", Source: "dns"}}}
+	wantFinding{verdictMissing, "down: db.test:1 has no answer yet", "legate status db"}.check(t, "asking", judgeRunning(spec.Snapshot{Instance: "legate", Links: []spec.LinkStatus{asking}}))
 	atLimit := spec.LinkStatus{Name: "db", State: spec.StateUp, Limit: 3, Counters: spec.LinkCounters{Current: 3}}
 	wantFinding{verdictWeak, "the limit of 3 connections is reached; others wait", "legate status db"}.check(t, "at its limit", judgeRunning(spec.Snapshot{Instance: "legate", Links: []spec.LinkStatus{atLimit}}))
 	full := spec.LinkStatus{Name: "db", State: spec.StateUp, Full: true, Counters: spec.LinkCounters{Held: 2}}

@@ -204,7 +204,7 @@ func whyWait(l spec.LinkStatus) string {
 // instead is.
 func (r report) sources(l spec.LinkStatus) (notes []string) {
 	for _, s := range l.Sources {
-		if s.Error != "" || s.Weak > 0 || r.full && s.Source != spec.SourceFixed {
+		if s.Error != "" || s.Weak > 0 || unanswered(s) || r.full && s.Source != spec.SourceFixed {
 			notes = append(notes, sourceWords(s, r.now))
 		}
 	}
@@ -217,6 +217,9 @@ func (r report) sources(l spec.LinkStatus) (notes []string) {
 	}
 	return notes
 }
+
+// unanswered tells whether a source has said nothing yet, good or bad.
+func unanswered(s spec.SourceStatus) bool { return s.Learned == nil && s.Error == "" }
 
 // maxSick is how many endpoints are named below a link whose endpoints are
 // folded.

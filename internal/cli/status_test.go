@@ -211,6 +211,10 @@ func TestReport_SaysWhyALinkServesNobody(t *testing.T) {
 			t.Errorf("%s: got\n%s", state, got)
 		}
 	}
+	asking := spec.LinkStatus{State: spec.StateHolding, Sources: []spec.SourceStatus{{Target: "db.test:1", Source: "dns"}}}
+	if got := shown(t, now, asking); !strings.Contains(got, "  db.test:1: dns, 0 endpoints, no answer yet\n") {
+		t.Errorf("got\n%s", got)
+	}
 	got := shown(t, now, spec.LinkStatus{State: spec.StateUp, Full: true, Counters: spec.LinkCounters{Held: 1, HeldTotal: 1}})
 	if !strings.Contains(got, "1 wait now since every endpoint has as many as it may (endpoint-connections), 1 waited so far") {
 		t.Errorf("got\n%s", got)

@@ -127,7 +127,7 @@ func (l *link) verdict(c spec.Caller, order []*endpoints.Candidate, full bool) s
 		}
 		return fmt.Sprintf("waits for up to %v, behind %d others, since every endpoint is full", hold, len(l.queue.waiting))
 	case len(order) == 0:
-		return fmt.Sprintf("waits for up to %v: %s", hold, l.whyNone(false))
+		return l.verdictNone()
 	}
 	return l.verdictServed(order)
 }
@@ -172,6 +172,18 @@ func (l *link) verdictServed(order []*endpoints.Candidate) string {
 	return text
 }
 
+// verdictNone is what a client meets that finds out that the link is down.
+func (l *link) verdictNone() string {
+	switch o := &l.spec.Options; {
+	case o.WhenDown == spec.WhenDownRefuse:
+		return fmt.Sprintf("reset at once, and later ones refused (when-down=refuse): %s", l.whyNone(false))
+	case o.Hold == 0:
+		return fmt.Sprintf("reset at once (hold=0): %s", l.whyNone(false))
+	default:
+		return fmt.Sprintf("waits for up to %v: %s", o.Hold, l.whyNone(false))
+	}
+}
+
 func (l *link) verdictDown() string {
 	down := time.Since(l.downSince).Round(time.Second)
 	left := time.Until(l.outage().Add(l.spec.Options.Hold))
@@ -193,6 +205,9 @@ func (l *link) whyNone(full bool) string {
 	if len(list) == 0 {
 		if err, _ := l.sourceError(); err != "" {
 			return "there are no endpoints: " + err
+		}
+		if !l.answered() {
+			return "there are no endpoints: not every source has answered yet"
 		}
 		return "there are no endpoints"
 	}

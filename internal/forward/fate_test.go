@@ -233,6 +233,29 @@ func TestExplain_SaysWhatTheNextConnectionMeets(t *testing.T) {
 	}
 }
 
+// A client is reset, or waits, as the options say, though nothing is known yet.
+func TestExplain_BeforeASourceHasAnswered(t *testing.T) {
+	for want, change := range map[string]func(*spec.Options){
+		"waits for up to 10s: ":                                      func(*spec.Options) {},
+		"reset at once (hold=0): ":                                   func(o *spec.Options) { o.Hold = 0 },
+		"reset at once, and later ones refused (when-down=refuse): ": func(o *spec.Options) { o.WhenDown = spec.WhenDownRefuse },
+	} {
+		w := newWorld(t, change)
+		w.link.Targets = []spec.Target{{Source: spec.SourceDNS, Protocol: spec.TCP, Host: "db.test", Port: 1}}
+		w.apply()
+		x, err := w.fw.Explain("test", spec.CallerAt(loopback))
+		if want += "there are no endpoints: not every source has answered yet"; err != nil || x.Verdict != want {
+			t.Errorf("verdict %q, %v; want %q", x.Verdict, err, want)
+		}
+		if w.link.Options.Hold == 0 || w.link.Options.WhenDown == spec.WhenDownRefuse {
+			w.refuses(soon)
+			continue
+		}
+		w.dial()
+		w.eventually(held(1))
+	}
+}
+
 func TestExplain_SaysWhenTheLinkIsAtItsLimit(t *testing.T) {
 	for p, want := range map[spec.Protocol]string{
 		spec.TCP: "waits in the listen queue, for as long as it takes: the link has 1 of 1 connections (max-connections)",
