@@ -27,8 +27,8 @@ const fileLimit = 16 << 20
 //
 //	[{"address": "10.0.0.5:6379", "weight": 1, "priority": 0, "host": "a"}]
 //
-// Only address must be there: HOST:PORT, HOST, [ADDRESS]:PORT or unix:/PATH. A
-// list of strings will do as well. What the file says is believed at once, an
+// Only address must be there: HOST:PORT, [ADDRESS]:PORT or unix:/PATH. A list of
+// strings will do as well. What the file says is believed at once, an
 // empty list included; a file that cannot be read says nothing. The zero value
 // is ready.
 type File struct{}
@@ -173,6 +173,9 @@ func parseFile(text []byte) ([]Place, error) {
 		t, err := spec.ParseEndpoint(e.Address)
 		if err != nil {
 			return nil, fmt.Errorf("entry %d: %w", i+1, err)
+		}
+		if t.Port == 0 && t.Path == "" {
+			return nil, fmt.Errorf("entry %d: %q has no port", i+1, e.Address)
 		}
 		p := placeOf(t)
 		p.Priority, p.On = e.Priority, e.Host

@@ -20,7 +20,7 @@ func TestParseFile(t *testing.T) {
 		`[]`: {},
 		`[{"address":"10.0.0.5:6379","weight":1,"priority":0}]`:                  {{Host: "10.0.0.5", Port: 6379, Weight: 1}},
 		`[{"address":"[fd00::1]:6379","weight":0,"priority":7,"host":"host-a"}]`: {{Host: "fd00::1", Port: 6379, Priority: 7, On: "host-a"}},
-		`["redis.example.org", "10.0.0.5", "unix:/run/r.sock"]`:                  {{Host: "redis.example.org", Weight: 1}, {Host: "10.0.0.5", Weight: 1}, {Path: "/run/r.sock", Weight: 1}},
+		`["redis.example.org:1", "unix:/run/r.sock"]`:                            {{Host: "redis.example.org", Port: 1, Weight: 1}, {Path: "/run/r.sock", Weight: 1}},
 	} {
 		if got, err := parseFile([]byte(text)); err != nil || !slices.Equal(got, want) {
 			t.Errorf("%s: %+v (%v), want %+v", text, got, err, want)
@@ -34,7 +34,9 @@ func TestParseFile(t *testing.T) {
 		"[\n{\"address\":1}]":           "cannot unmarshal number",
 		`[{"address":"a","wieght":1}]`:  `unknown field "wieght"`,
 		`["a:1", "a:1:2"]`:              `entry 2: target "a:1:2" has too many colons`,
-		`["a", "consul:redis"]`:         `entry 2: "consul:redis" is a target of a source, and no endpoint`,
+		`["a:1", "10.0.0.5"]`:           `entry 2: "10.0.0.5" has no port`,
+		`[{"address":"redis"}]`:         `entry 1: "redis" has no port`,
+		`["a:1", "consul:redis"]`:       `entry 2: "consul:redis" is a target of a source, and no endpoint`,
 		`{"address":"a"}`:               "cannot unmarshal object",
 		`[{"address":"a","weight":-1}]`: "cannot unmarshal number -1",
 	} {
@@ -81,6 +83,10 @@ func TestFile_IsFollowed(t *testing.T) {
 	write(`["192.0.2.1:80", `)
 	says("what is wrong, with the endpoints kept", func(a spec.Answer) bool {
 		return a.Err != nil && strings.Contains(a.Err.Error(), path) && len(a.Endpoints) == 2
+	})
+	write(`[{"address":"192.0.2.9"}]`)
+	says("that an entry has no port, with the endpoints kept", func(a spec.Answer) bool {
+		return a.Err != nil && strings.Contains(a.Err.Error(), "has no port") && strings.HasPrefix(spec.HintOf(a.Err), "write it like ") && len(a.Endpoints) == 2
 	})
 	write(`[]`)
 	says("that there is none", has())

@@ -314,7 +314,7 @@ func (t Target) consulText() string {
 }
 
 // ParseEndpoint reads one endpoint as it stands in a value of a key-value
-// store or in a file: HOST:PORT, HOST, [ADDRESS]:PORT, tcp://HOST:PORT or
+// store or in a file (which wants a port): HOST:PORT, HOST, [ADDRESS]:PORT, tcp://HOST:PORT or
 // unix:/PATH. Source is SourceFixed or SourceDNS, Port 0 where it has none,
 // and Protocol what it says of that, or "". The error is a *UserError.
 func ParseEndpoint(text string) (Target, error) {
