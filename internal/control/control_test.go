@@ -267,6 +267,8 @@ func TestHandler_RefusesWhatIsNotForIt(t *testing.T) {
 		"within":    {"POST", "/v1/swap", `{"link":"a","undo":true,"within":"3s"}`, "", 400, "belongs to drain"},
 		"duration":  {"POST", "/v1/swap", `{"link":"a","undo":true,"live":"drain","within":"soon"}`, "", 400, `\"soon\"`},
 		"timeout":   {"POST", "/v1/swap", `{"link":"a","undo":true,"force":true,"timeout":"3s"}`, "", 400, "nothing to wait for"},
+		"parameter": {"POST", "/v1/resume?x=1", `{"name":"a"}`, "", 400, `resume: unknown parameter \"x\"`},
+		"snapshot":  {"GET", "/v1/snapshot?x=1", "", "", 400, `snapshot: unknown parameter \"x\"`},
 		"pause":     {"POST", "/v1/pause", `{}`, "", 400, "pause: link is missing"},
 		"paused":    {"POST", "/v1/pause", `{"name":"a"}`, "", 400, `unknown field \"name\"`},
 		"drain":     {"POST", "/v1/drain", `{"wait":true}`, "", 400, "drain: name is missing"},

@@ -69,7 +69,11 @@ func (s *Server) Close() error {
 // Handler serves the API of an instance.
 func Handler(i Instance) http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET "+pathSnapshot, func(w http.ResponseWriter, _ *http.Request) {
+	mux.HandleFunc("GET "+pathSnapshot, func(w http.ResponseWriter, r *http.Request) {
+		if err := noParameters("snapshot", r); err != nil {
+			refuse(w, http.StatusBadRequest, err)
+			return
+		}
 		reply(w, http.StatusOK, i.Snapshot())
 	})
 	mux.HandleFunc("GET "+pathWhy, func(w http.ResponseWriter, r *http.Request) { serveWhy(i, w, r) })
@@ -108,6 +112,10 @@ type checker[R any] interface {
 // serves reads a request, checks it, and answers with what the verb says.
 func serves[R any, P checker[R], A any](name string, verb func(context.Context, R) (A, error)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if err := noParameters(name, r); err != nil {
+			refuse(w, http.StatusBadRequest, err)
+			return
+		}
 		var q R
 		if err := decode(http.MaxBytesReader(w, r.Body, maxRequest), &q); err != nil {
 			refuse(w, http.StatusBadRequest, fmt.Errorf("read %s request: %w", name, err))
@@ -123,6 +131,15 @@ func serves[R any, P checker[R], A any](name string, verb func(context.Context, 
 		done, err := verb(r.Context(), q)
 		answer(w, done, err)
 	})
+}
+
+// noParameters refuses those of a request that has none: they would be passed
+// over in silence.
+func noParameters(name string, r *http.Request) error {
+	for parameter := range r.URL.Query() {
+		return fmt.Errorf("%s: unknown parameter %q: it has none", name, parameter)
+	}
+	return nil
 }
 
 // decode reads the one JSON value that a request has. A second one would be

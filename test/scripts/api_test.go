@@ -90,6 +90,35 @@ func TestAPI_EveryPathIsDescribed(t *testing.T) {
 	}
 }
 
+// Nor one that is not there in words: every field of a snapshot, and every word
+// that one can have.
+func TestAPI_EveryWordIsDescribed(t *testing.T) {
+	text, err := os.ReadFile("../../docs/api.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, pattern := range map[string]string{
+		"snapshot.go": `json:"(\w+)|LinkState = "([^"]+)"`,
+		"explain.go":  `json:"(\w+)|Health = "([^"]+)"`,
+		"spec.go":     `Origin = "([^"]+)"`,
+	} {
+		code, err := os.ReadFile("../../internal/spec/" + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		words := regexp.MustCompile(pattern).FindAllStringSubmatch(string(code), -1)
+		if len(words) < 5 {
+			t.Fatalf("found the words %q only in %s", words, path)
+		}
+		for _, w := range words {
+			word := strings.Join(w[1:], "")
+			if !strings.Contains(string(text), "`"+word+"`") && !strings.Contains(string(text), `"`+word+`"`) {
+				t.Errorf("docs/api.md says nothing of %q", word)
+			}
+		}
+	}
+}
+
 // realCurl is not the one that the scripts have.
 func realCurl(t *testing.T) string {
 	t.Helper()
