@@ -98,6 +98,23 @@ func newKey(t testing.TB) *ecdsa.PrivateKey {
 	return key
 }
 
+// KeyPair writes an ECDSA key on P-256, as one that signs tokens by ES256 wants
+// it, and returns both files.
+func KeyPair(t testing.TB) (private, public string) {
+	t.Helper()
+	key := newKey(t)
+	secret, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatalf("write a key: %v", err)
+	}
+	open, err := x509.MarshalPKIXPublicKey(key.Public())
+	if err != nil {
+		t.Fatalf("write a public key: %v", err)
+	}
+	dir := t.TempDir()
+	return writePEM(t, filepath.Join(dir, "private.pem"), "PRIVATE KEY", secret), writePEM(t, filepath.Join(dir, "public.pem"), "PUBLIC KEY", open)
+}
+
 // certForm is valid from an hour ago: clocks of test machines jump.
 func certForm(t testing.TB, name string) *x509.Certificate {
 	t.Helper()

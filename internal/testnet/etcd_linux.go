@@ -305,6 +305,18 @@ func (e *Etcd) AddUser(t testing.TB, name, password, prefix string) {
 	})
 }
 
+// Grant lets a user that AddUser made read what begins with a prefix, too.
+func (e *Etcd) Grant(t testing.TB, name, prefix string) {
+	t.Helper()
+	end := []byte(prefix)
+	end[len(end)-1]++
+	e.do(t, "grant "+name+" "+prefix, func(ctx context.Context) error {
+		_, err := pb.NewAuthClient(e.conn).RoleGrantPermission(ctx, &pb.AuthRoleGrantPermissionRequest{Name: name,
+			Perm: &authpb.Permission{PermType: authpb.Permission_READ, Key: []byte(prefix), RangeEnd: end}})
+		return err
+	})
+}
+
 // Restart starts it again after [Process.Kill] and waits until it answers.
 func (e *Etcd) Restart(t testing.TB) {
 	t.Helper()

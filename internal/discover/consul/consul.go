@@ -105,6 +105,9 @@ type watch struct {
 	budget budget
 	index  uint64 // of the last answer; 0: what it was proves nothing about the next one
 	seen   bool   // places were known since index was last 0
+	// limited: something may have been hidden from the last answer. What a token
+	// may read can change without the index.
+	limited bool
 }
 
 // next asks, and returns what is new, nil if nothing is.
@@ -121,7 +124,12 @@ func (w *watch) next(ctx context.Context) (*discover.Result, error) {
 		return nil, err
 	}
 	moved := w.move(a.index)
-	// What a token may read can change without the index.
+	if moved == same && w.limited {
+		// An answer to a wait is of the rights that it began with.
+		w.index, w.limited = 0, false
+		return nil, nil
+	}
+	w.limited = a.filtered || a.guarded
 	if moved == same && !a.filtered {
 		return nil, nil
 	}

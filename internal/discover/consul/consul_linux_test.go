@@ -367,3 +367,22 @@ func policyID(t *testing.T, server *testnet.Consul) string {
 	}
 	return made.ID
 }
+
+// A token that an agent writes into its file a moment later, and a right that
+// is granted later, change what there is, but not the index.
+func TestACL_RightsThatComeLater(t *testing.T) {
+	server, env := start(t, testnet.ConsulConfig{ACL: true})
+	server.Register(t, one(1))
+	file := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := env.with(environment{envToken: "", envTokenFile: file}).source()
+	s.pace.wait = 200 * time.Millisecond
+	w := begin(t, s, redis())
+	testnet.Await(t, "an answer", func() bool { return len(w.all()) > 0 })
+	if err := os.WriteFile(file, []byte(server.Token), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w.await("weak, 10.0.0.1:1*1")
+}

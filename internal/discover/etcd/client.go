@@ -110,7 +110,8 @@ func (c *client) get(ctx context.Context, s span, revision int64) (answer *pb.Ra
 			&pb.RangeRequest{Key: []byte(s.key), RangeEnd: []byte(s.end), Revision: revision})
 		// Tokens end after five minutes without use, or when the server restarts:
 		// https://etcd.io/docs/v3.5/learning/design-auth-v3/
-		if token == "" || desc(err) != desc(rpctypes.ErrGRPCInvalidAuthToken) {
+		// Signed ones (JWT) end with each change of users and roles, too.
+		if token == "" || desc(err) != desc(rpctypes.ErrGRPCInvalidAuthToken) && desc(err) != desc(rpctypes.ErrGRPCAuthOldRevision) {
 			break
 		}
 		refused = token

@@ -44,6 +44,7 @@ type Config struct {
 // of their watches ends.
 type Source struct {
 	getenv func(string) string
+	reread time.Duration // how often nothing is looked for anew where the user may not read all
 
 	mu      sync.Mutex
 	clients map[string]*client // by the Host of targets; guarded by mu
@@ -54,7 +55,7 @@ func New(c Config) *Source {
 	if c.Getenv == nil {
 		c.Getenv = os.Getenv
 	}
-	return &Source{getenv: c.Getenv, clients: make(map[string]*client)}
+	return &Source{getenv: c.Getenv, reread: discover.Ceiling, clients: make(map[string]*client)}
 }
 
 // Watch implements [discover.Source]. What it reads at its start is weak
@@ -70,7 +71,8 @@ func (s *Source) Watch(ctx context.Context, q discover.Query, set func(discover.
 	for {
 		began := time.Now()
 		overtaken, err := s.follow(ctx, q.Target.Host, path, set)
-		// A compaction overtook a watch that was slow: reading anew mends it.
+		// A compaction overtook a watch that was slow, or the user may read more
+		// by now: reading anew mends it.
 		// One that is overtaken again at once is the core's to pause.
 		if !overtaken || time.Since(began) < discover.Floor {
 			return err
@@ -79,19 +81,19 @@ func (s *Source) Watch(ctx context.Context, q discover.Query, set func(discover.
 }
 
 // follow is one life of a watch on one connection; overtaken: it ended since
-// what it had not read yet was compacted.
+// what it had not read yet was compacted, or may be readable by now.
 func (s *Source) follow(ctx context.Context, host, path string, set func(discover.Result)) (overtaken bool, err error) {
 	c, err := s.acquire(host)
 	if err != nil {
 		return false, err
 	}
-	w := &watch{client: c, path: path, set: set, values: make(map[string]string)}
+	w := &watch{client: c, path: path, set: set, reread: s.reread, values: make(map[string]string)}
 	err = w.run(ctx)
 	s.release(c, c.broken(err))
 	if ctx.Err() != nil {
 		return false, ctx.Err()
 	}
-	return errors.Is(err, errCompacted), c.explain(ctx, path, err)
+	return errors.Is(err, errCompacted) || errors.Is(err, errMayRead), c.explain(ctx, path, err)
 }
 
 // acquire gives the connection for a target's Host, which is to be released.

@@ -720,3 +720,28 @@ func (r *relay) open() int {
 	defer r.mu.Unlock()
 	return len(r.conns)
 }
+
+// Who does what the hint says needs to do no more.
+func TestWatch_FindsWhatMayBeReadLater(t *testing.T) {
+	e := testnet.StartEtcd(t, testnet.EtcdConfig{})
+	e.Put(t, "/redis/a", "10.0.0.1:6379")
+	e.AddUser(t, "bob", "pw", "redis/") // as one spells it who knows paths without a slash in front
+	s := source("ETCDCTL_USER=bob:pw")
+	s.reread = discover.Floor
+	f := watching(t, s, e.Addr.String(), "redis")
+	testnet.Await(t, "a hint", func() bool { return strings.Contains(hint(f.last().Err), "read --prefix /redis") })
+	e.Grant(t, "bob", "/redis")
+	f.hosts(t, "10.0.0.1:6379")
+}
+
+// A signed token is of the users and roles that there were when it was made.
+func TestWatch_RenewsSignedTokens(t *testing.T) {
+	private, public := testnet.KeyPair(t)
+	e := testnet.StartEtcd(t, testnet.EtcdConfig{Args: []string{"--auth-token", "jwt,pub-key=" + public + ",priv-key=" + private + ",sign-method=ES256,ttl=10m"}})
+	e.Put(t, "/redis/a", "10.0.0.1:6379")
+	e.AddUser(t, "bob", "pw", "/redis/")
+	s := source("ETCDCTL_USER=bob:pw")
+	watching(t, s, e.Addr.String(), "redis").hosts(t, "10.0.0.1:6379") // it holds the connection, and the token
+	e.Grant(t, "bob", "/postgres")
+	watching(t, s, e.Addr.String(), "redis").hosts(t, "10.0.0.1:6379")
+}

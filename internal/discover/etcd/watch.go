@@ -19,6 +19,7 @@ var (
 	errCompacted = errors.New("its history was compacted before it was read")
 	errWentBack  = errors.New("it knows less than a moment ago: another cluster, or one that lost data")
 	errLate      = errors.New("no answer to a watch")
+	errMayRead   = errors.New("the user may be allowed to read more than before")
 )
 
 // span is a range of keys.
@@ -40,6 +41,7 @@ type watch struct {
 	client *client
 	path   string
 	set    func(discover.Result)
+	reread time.Duration // see Source
 
 	values   map[string]string // by key
 	allowed  []span            // that the user may read
@@ -99,6 +101,9 @@ func (w *watch) follow(ctx context.Context) error {
 	defer cancel(nil)
 	late := time.AfterFunc(patience, func() { cancel(errLate) })
 	defer late.Stop()
+	if len(w.values) == 0 && !w.readsAll() { // no watch tells that a right was granted
+		defer time.AfterFunc(w.reread, func() { cancel(errMayRead) }).Stop()
+	}
 	stream, err := w.client.watch(ctx)
 	if err != nil {
 		return w.cause(ctx, err)
@@ -140,11 +145,16 @@ func (w *watch) follow(ctx context.Context) error {
 
 // cause is why a stream ended.
 func (w *watch) cause(ctx context.Context, err error) error {
-	if errors.Is(context.Cause(ctx), errLate) {
-		return errLate
+	for _, ours := range []error{errLate, errMayRead} {
+		if errors.Is(context.Cause(ctx), ours) {
+			return ours
+		}
 	}
 	return err
 }
+
+// readsAll tells whether the user may read all that the path stands for.
+func (w *watch) readsAll() bool { return len(w.allowed) == len(spans(w.path)) }
 
 // check finds what ends a watch. The server itself may have been replaced
 // between the reading and the watch: its revision is then behind, and it would
@@ -187,7 +197,7 @@ func (w *watch) tell(weak bool) {
 	r := layout(w.path, w.values)
 	switch {
 	case errors.Is(r.Err, errNothing) && weak:
-		r.Err, r.Weak = w.client.nothing(w.path, len(w.allowed) < len(spans(w.path))), true
+		r.Err, r.Weak = w.client.nothing(w.path, !w.readsAll()), true
 	case errors.Is(r.Err, errNothing):
 		r.Err, r.Detail = nil, "the last key was deleted"
 	case r.Err == nil:
