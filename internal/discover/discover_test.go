@@ -311,6 +311,23 @@ func TestWeak_OutlivesStrongAnswersWhileServicesComeBack(t *testing.T) {
 	})
 }
 
+// What was in doubt while the source knew nothing is gone once it says that it
+// knows all: the address may be another's by now.
+func TestWeak_EndsWithAWholeAnswer(t *testing.T) {
+	k := &known{}
+	now := time.Now()
+	db := func(host string) []Place { return []Place{{Host: host}} }
+	k.learn(Result{Places: db("192.0.2.1"), Whole: true}, now)
+	k.learn(Result{Err: errors.New("no such name"), Weak: true}, now)
+	if len(k.places) != 1 || !k.places[0].weak {
+		t.Fatalf("in doubt are %+v", k.places)
+	}
+	k.learn(Result{Places: db("192.0.2.2"), Whole: true}, now)
+	if len(k.places) != 1 || k.places[0].Host != "192.0.2.2" {
+		t.Errorf("there still are %+v", k.places)
+	}
+}
+
 func TestWeak_SourceThatFailsMeanwhileProvesNothing(t *testing.T) {
 	in(t, func(t *testing.T, b *bench) {
 		b.services.say("db", at("192.0.2.1"))

@@ -81,7 +81,7 @@ func (k *known) take(r Result, now time.Time) (news bool) {
 		switch {
 		case named[p.identity()] || p.Container != "" && slices.Contains(r.Dead, p.Container):
 			continue
-		case !p.until.IsZero(): // its time runs already, whatever was said since
+		case !p.until.IsZero() && !r.Whole: // its time runs already, whatever was said since
 		case r.Weak:
 			p.weak, p.until = true, now.Add(weakFor)
 		default:

@@ -49,6 +49,10 @@ type Result struct {
 	// data. What is missing stays for a while as a last resort. With Err: the
 	// source says that there is nothing at all, without proof.
 	Weak bool
+	// Whole: the source knows all that there is, so that what was missing
+	// without proof before, and is missing still, is gone. Others may know only
+	// a part again, after they lost their data.
+	Whole bool
 	// Dead are the ids of containers that were in former results and run no
 	// more. Their addresses may be somebody else's by now.
 	Dead []string

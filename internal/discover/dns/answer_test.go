@@ -290,3 +290,26 @@ func TestParseServer(t *testing.T) {
 		t.Errorf("a wrong server: %v", err)
 	}
 }
+
+// Docker's own answer is all that there is; what it only passes on need not be.
+func TestHosted_KnowsWhetherItIsWhole(t *testing.T) {
+	v4 := func(server string) part {
+		return part{kind: dns.TypeA, found: &found{server: server}}
+	}
+	fails := part{kind: dns.TypeAAAA, err: &failure{why: errors.New("server failure")}}
+	for _, c := range []struct {
+		name string
+		a, b part
+		want bool
+	}{
+		{"db", v4("127.0.0.11:53"), v4("127.0.0.11:53"), true},
+		{"db", v4("127.0.0.11:53"), fails, false},
+		{"db.example.org", v4("127.0.0.11:53"), v4("127.0.0.11:53"), false},
+		{"db", v4("192.0.2.53:53"), v4("192.0.2.53:53"), false},
+	} {
+		got, err := hosted(c.name, c.a, c.b, "")
+		if err != nil || got.result.Whole != c.want {
+			t.Errorf("%s from %s: whole %t, %v", c.name, c.a.found.server, got.result.Whole, err)
+		}
+	}
+}

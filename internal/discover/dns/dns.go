@@ -80,6 +80,7 @@ func newSource(c Config, port string) *Source {
 // memory is what one question learned that matters after a failure, too.
 type memory struct {
 	name string    // that had records last, of those that the search list gives
+	met  time.Time // when it had
 	srv  time.Time // when it last had SRV records, or nobody could tell
 	at   time.Time // when it was kept
 }

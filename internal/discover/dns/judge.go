@@ -49,6 +49,9 @@ func (w *watch) search(ctx context.Context, f finder) (answer, error) {
 			}
 			fails = first(fails, failed)
 		case errors.As(err, &absent):
+			if name == w.name && time.Since(w.met) < discover.Ceiling { // likewise: a container that is started anew has no name
+				return answer{}, absent
+			}
 			none = merge(none, absent)
 		}
 	}
@@ -92,7 +95,7 @@ func (w *watch) at(ctx context.Context, f finder, name string) (answer, error) {
 	isSRV := func(p part) bool { return p.kind == dns.TypeSRV && p.err == nil }
 	parts := f.gather(ctx, name, kinds, isSRV)
 	if service := parts[dns.TypeSRV]; service.found != nil {
-		w.name, w.srv = name, time.Now()
+		w.name, w.met, w.srv = name, time.Now(), time.Now()
 		return services(service.found, w.of(name)), nil
 	}
 	if w.query.Target.Source == spec.SourceSRV {
@@ -100,7 +103,7 @@ func (w *watch) at(ctx context.Context, f finder, name string) (answer, error) {
 	}
 	a, err := hosted(strings.TrimSuffix(name, "."), parts[dns.TypeA], parts[dns.TypeAAAA], w.of(name))
 	if a, err = w.instead(name, parts[dns.TypeSRV].err, a, err); err == nil {
-		w.name = name
+		w.name, w.met = name, time.Now()
 	}
 	return a, err
 }
@@ -144,10 +147,12 @@ func hosted(name string, v4, v6 part, of string) (answer, error) {
 	var from []string
 	a := answer{pause: discover.Ceiling}
 	alias := ""
+	whole := !strings.Contains(name, ".") // others may be of a server behind that of Docker
 	for _, p := range []part{v4, v6} {
 		if p.err != nil {
 			continue
 		}
+		whole = whole && isDocker(p.found.server)
 		all = append(all, addrs(p.found.records)...)
 		from = append(from, dns.TypeToString[p.kind])
 		a.pause = min(a.pause, p.found.pause(p.found.ttl))
@@ -166,6 +171,7 @@ func hosted(name string, v4, v6 part, of string) (answer, error) {
 			a.result.Detail += fmt.Sprintf("; no %s: %v", dns.TypeToString[p.kind], failed)
 		}
 	}
+	a.result.Whole = whole && !a.result.Weak
 	a.result.Places, a.result.TTL = places(name, all), a.pause
 	return a, nil
 }

@@ -316,6 +316,34 @@ func TestSearch_TheNameThatWasMeantStays(t *testing.T) {
 	}
 }
 
+// Nor is one that has no address for a moment, as that of a container which is
+// started anew.
+func TestSearch_TheNameThatWasMeantIsMissed(t *testing.T) {
+	testnet.CheckLeaks(t)
+	var gone atomic.Bool
+	all := zone(t, "db. 1 IN A 192.0.2.1", "db.corp.test. 1 IN A 192.0.2.66")
+	s := serve(t, "", func(w dns.ResponseWriter, q *dns.Msg) {
+		if gone.Load() && q.Question[0].Name == "db." {
+			always(t, dns.RcodeNameError)(w, q)
+			return
+		}
+		all(w, q)
+	})
+	source := New(Config{Servers: []string{s.addr}, Hosts: text(t, ""), ResolvConf: text(t, "search corp.test\noptions ndots:0\n")})
+	w := follow(t, source, question(spec.SourceDNS, "db"))
+	w.sees(t, "192.0.2.1")
+	gone.Store(true)
+	testnet.Await(t, "that it is missed", func() bool { r, _ := w.last(); return r.Err != nil && r.Weak })
+	gone.Store(false)
+	w.sees(t, "192.0.2.1")
+	w.end()
+	for _, r := range w.results {
+		if shown(r) == "192.0.2.66" {
+			t.Error("its clients were handed to a wildcard")
+		}
+	}
+}
+
 func TestServiceThatFailsIsNotReplacedByAddresses(t *testing.T) {
 	testnet.CheckLeaks(t)
 	var srv atomic.Pointer[handler]
