@@ -215,7 +215,7 @@ func (d *Daemon) awaitServing(ctx context.Context, v endpoints.View) error {
 		if err == nil {
 			return nil
 		}
-		if last == nil || ctx.Err() == nil {
+		if last == nil || !endpoints.CutShort(ctx) {
 			last = err
 		}
 		select {

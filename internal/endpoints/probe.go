@@ -124,16 +124,23 @@ func (p *Pool) probeOne(ctx context.Context, e spec.Endpoint, v *View) error {
 		limit, cancel := context.WithTimeout(ctx, v.Check.Timeout)
 		defer cancel()
 		err := p.cfg.Check(limit, e, v.Check)
-		if ctx.Err() == nil {
+		if !CutShort(ctx) {
 			p.prove(e, v.Check, err)
 		}
 		return err
 	}
 	err := p.reach(ctx, e)
-	if ctx.Err() == nil && !errors.Is(err, errClosedEarly) {
+	if !CutShort(ctx) && !errors.Is(err, errClosedEarly) {
 		p.Report(e, err)
 	}
 	return err
+}
+
+// CutShort tells whether ctx is over, and what came of a question under it may
+// be ours: the deadline of a socket is met a moment before ctx says so.
+func CutShort(ctx context.Context) bool {
+	deadline, limited := ctx.Deadline()
+	return ctx.Err() != nil || limited && !time.Now().Before(deadline)
 }
 
 var errClosedEarly = errors.New("accepts connections and closes them at once")

@@ -3,6 +3,8 @@ package endpoints
 import (
 	"context"
 	"errors"
+	"net"
+	"os"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -387,6 +389,34 @@ func TestSuspect_AsksTheSourcesWithoutBlame(t *testing.T) {
 		w.wantCalls("suspect", &w.suspect, one)
 		if w.state(one, tcp(1)) != Unknown {
 			t.Error("the endpoint is blamed")
+		}
+	})
+}
+
+// lateContext is over, and has not said so yet.
+type lateContext struct{ context.Context }
+
+func (lateContext) Deadline() (time.Time, bool) { return time.Now(), true }
+
+// What comes of a question that ended with its time is no fact about the
+// endpoint.
+func TestProbe_ThatIsCutShortTellsNothing(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.set(one, tcp(1))
+		w.pool.Watch("link", *view(one), Idle)
+		w.pool.Report(tcp(1), nil)
+		w.pool.cfg.Connect = func(context.Context, spec.Endpoint) (net.Conn, error) { return nil, os.ErrDeadlineExceeded }
+		if err := w.pool.Probe(lateContext{context.Background()}, *view(one)); err == nil {
+			t.Error("it serves")
+		}
+		if c := w.candidate(one, tcp(1)); c.State != Serving || c.LastErr != nil {
+			t.Errorf("it is %+v", c)
+		}
+		if err := w.pool.Probe(context.Background(), *view(one)); err == nil {
+			t.Error("it serves")
+		}
+		if c := w.candidate(one, tcp(1)); c.State != Failing {
+			t.Errorf("it is %+v", c)
 		}
 	})
 }
