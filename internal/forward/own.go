@@ -46,7 +46,10 @@ func (l *link) ownOf(e spec.Endpoint) endpoints.Own {
 // tried again as soon as others that are down. It needs mu.
 func (l *link) eject(es *endpointStats, err error, unreached bool) {
 	now := l.fw.now()
-	if es.own != nil && now < es.own.until {
+	// One that cannot be reached at all is worse than one that closes early: else
+	// it would be tried again without a pause.
+	worse := unreached && es.own != nil && !es.own.unreached
+	if es.own != nil && now < es.own.until && !worse {
 		return
 	}
 	backoff := ownBackoff

@@ -307,3 +307,28 @@ func TestOwn_LinkIsDownForASecond(t *testing.T) {
 		l.close()
 	})
 }
+
+// One that closed early to this link, and then does not connect in the time
+// that it gives, is not tried for ever.
+func TestOwn_ShortTimeoutAfterEarlyClosesHolds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := probing(t, nil, "192.0.2.1:80")
+		l.with(func(o *spec.Options) { o.SendProxy, o.ConnectTimeout = spec.ProxyV2, time.Millisecond })
+		for range endpoints.EarlyCloses {
+			l.closedAtOnce(t)
+		}
+		var p pump.Flow
+		step := l.Next(&p, pump.Attempt{})
+		dials := 0
+		for ; len(step.Dial) > 0 && dials < 10; dials++ {
+			runs(time.Millisecond)
+			step.Dial[0].Err = os.ErrDeadlineExceeded
+			step = l.Next(&p, pump.Attempt{Kind: pump.DialFailed})
+		}
+		if dials != 1 || step.Park.IsZero() {
+			t.Errorf("%d dials, then %+v", dials, step)
+		}
+		l.Done(&p, pump.Result{Cause: pump.CauseCut, Err: io.EOF})
+		l.close()
+	})
+}
