@@ -80,7 +80,7 @@ func (s *Source) Watch(ctx context.Context, q discover.Query, set func(discover.
 	sub := s.table.Subscribe(words...)
 	defer sub.Close()
 	for {
-		if err := sub.Next(ctx); err != nil {
+		if err := m.next(ctx, sub.Next); err != nil {
 			return err
 		}
 		now := s.scene(q.Target)

@@ -1,6 +1,7 @@
 package docker
 
 import (
+	"context"
 	"maps"
 	"net/netip"
 	"slices"
@@ -33,6 +34,22 @@ type memory struct {
 	known  bool      // there once was an answer
 	ours   time.Time // when the name was last found in our own project
 	left   time.Time // when the last watch ended
+}
+
+// next waits for news, or until time alone changes what is to be told: no event
+// says that a name of our own project has been missing for long enough.
+func (m *memory) next(ctx context.Context, news func(context.Context) error) error {
+	at := m.ours.Add(deadFor)
+	if !time.Now().Before(at) {
+		return news(ctx)
+	}
+	limit, cancel := context.WithDeadline(ctx, at)
+	defer cancel()
+	err := news(limit)
+	if err != nil && limit.Err() != nil && ctx.Err() == nil {
+		return nil
+	}
+	return err
 }
 
 // look judges the scene and returns what to tell, in order. Where a container

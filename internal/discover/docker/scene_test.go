@@ -1,11 +1,13 @@
 package docker
 
 import (
+	"context"
 	"errors"
 	"net/netip"
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"legate/internal/discover"
@@ -287,6 +289,33 @@ func TestLook_KeepsTheAddressThatWasTold(t *testing.T) {
 			}
 		}
 	}
+}
+
+// Another project's container of the name is found a minute after our own is
+// gone, though nothing happens then.
+func TestNext_EndsWhenTimeChangesTheAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory()
+		quiet := func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
+		own := box("legate", "a", "legate", "net=10.0.0.9")
+		other := box("other", "b", "s", "net=10.0.0.7")
+		m.look(sceneOf("s", own, box("one", "a", "s", "net=10.0.0.1")), time.Now())
+		time.Sleep(time.Second) //nolint:forbidigo // in a bubble
+		if got := line(m.look(sceneOf("s", own, other), time.Now())); got != "!one" {
+			t.Fatalf("told %q", got)
+		}
+		if err := m.next(t.Context(), quiet); err != nil {
+			t.Fatal(err)
+		}
+		if got := line(m.look(sceneOf("s", own, other), time.Now())); got != "other@10.0.0.7 !one" {
+			t.Errorf("told %q", got)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		if err := m.next(ctx, quiet); err == nil {
+			t.Error("it looks again without need")
+		}
+	})
 }
 
 func TestLook_FewDeadOfMany(t *testing.T) {
