@@ -111,7 +111,7 @@ func (a *Agent) server(c *docker.Container) (spec.Container, error) {
 	case c.Judged():
 		return a.describe(c).Own(imageOf(c).Labels, a.cfg.Labels.TrustImageLabels), nil
 	case c.Pending():
-		return spec.Container{}, fmt.Errorf("what container %s accepts is not known yet", c.Name)
+		return spec.Container{}, fmt.Errorf("what container %s accepts is %w", c.Name, spec.ErrUndecided)
 	}
 	return spec.Container{}, spec.Errorf(spec.HintOf(c.Doubt), "what container %s accepts is not known: %v", c.Name, c.Doubt)
 }

@@ -45,26 +45,26 @@ func NewClient(address string) *Client {
 // Snapshot asks for everything the instance reports about itself.
 func (c *Client) Snapshot(ctx context.Context) (spec.Snapshot, error) {
 	var s spec.Snapshot
-	return s, c.do(ctx, request{http.MethodGet, pathSnapshot, nil}, &s)
+	return s, c.do(ctx, request{method: http.MethodGet, path: pathSnapshot}, &s)
 }
 
 // Swap asks for another target and returns when live connections are as asked.
 func (c *Client) Swap(ctx context.Context, r SwapRequest) (SwapReply, error) {
 	var done SwapReply
-	return done, c.do(ctx, request{http.MethodPost, pathSwap, r}, &done)
+	return done, c.do(ctx, request{method: http.MethodPost, path: pathSwap, ask: r}, &done)
 }
 
 // Why asks where a caller's connection would go.
 func (c *Client) Why(ctx context.Context, r WhyRequest) (spec.Explanation, error) {
 	var e spec.Explanation
 	q := url.Values{"caller": {r.Caller}, "link": {r.Link}}
-	err := c.do(ctx, request{http.MethodGet, pathWhy + "?" + q.Encode(), nil}, &e)
+	err := c.do(ctx, request{method: http.MethodGet, path: pathWhy + "?" + q.Encode()}, &e)
 	if err != nil || !r.Connect {
 		return e, err
 	}
 	// That it answered has shown that it is well: connecting takes its time.
 	q.Set("connect", "true")
-	return e, c.do(ctx, request{http.MethodGet, pathWhy + "?" + q.Encode(), nil}, &e)
+	return e, c.do(ctx, request{method: http.MethodGet, path: pathWhy + "?" + q.Encode(), lasts: true}, &e)
 }
 
 // Pause asks that new connections of a link wait.
@@ -87,18 +87,19 @@ func (c *Client) Resume(ctx context.Context, r ResumeRequest) (OverrideReply, er
 // as far as they can be.
 func (c *Client) Ready(ctx context.Context, r ReadyRequest) (ReadyReply, error) {
 	var done ReadyReply
-	return done, c.do(ctx, request{http.MethodPost, pathReady, r}, &done)
+	return done, c.do(ctx, request{method: http.MethodPost, path: pathReady, ask: r}, &done)
 }
 
 func (c *Client) override(ctx context.Context, path string, ask any) (OverrideReply, error) {
 	var done OverrideReply
-	return done, c.do(ctx, request{http.MethodPost, path, ask}, &done)
+	return done, c.do(ctx, request{method: http.MethodPost, path: path, ask: ask}, &done)
 }
 
 // request is one call of the API.
 type request struct {
 	method, path string
-	ask          any // nil: nothing
+	ask          any  // nil: nothing
+	lasts        bool // nothing is heard before all is done
 }
 
 func (c *Client) do(ctx context.Context, q request, answer any) error {
@@ -108,7 +109,7 @@ func (c *Client) do(ctx context.Context, q request, answer any) error {
 			return fmt.Errorf("write request: %w", err)
 		}
 	}
-	ctx, hearing := c.listen(ctx)
+	ctx, hearing := c.listen(ctx, q.lasts)
 	defer hearing.end()
 	h, err := http.NewRequestWithContext(ctx, q.method, "http://legate"+q.path, &body)
 	if err != nil {

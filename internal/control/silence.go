@@ -31,11 +31,12 @@ type hearing struct {
 }
 
 // listen gives a request its limit. A verb may take its time once it is taken
-// up: the server asks for the body then, and that is the first that we hear.
-func (c *Client) listen(ctx context.Context) (context.Context, *hearing) {
+// up: the server asks for the body then, and that is the first that we hear. Of
+// one without a body that lasts nothing is heard before.
+func (c *Client) listen(ctx context.Context, lasts bool) (context.Context, *hearing) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	h := &hearing{cancel: cancel}
-	if _, limited := ctx.Deadline(); !limited {
+	if _, limited := ctx.Deadline(); !limited && !lasts {
 		h.limit = time.AfterFunc(c.patience, func() { cancel(errSilent) })
 	}
 	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -71,6 +73,30 @@ func TestClient_SaysWhoDoesNotAnswer(t *testing.T) {
 				t.Errorf("got %v (%s), want %s", err, spec.HintOf(err), want)
 			}
 		})
+	}
+}
+
+// That an endpoint takes long to connect to says nothing about the instance.
+func TestClient_LetsConnectingTakeItsTime(t *testing.T) {
+	testnet.CheckLeaks(t)
+	address := testnet.SocketPath(t)
+	l, err := net.Listen("unix", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := hasty(address)
+	s := &http.Server{Handler: http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if r.URL.Query().Has("connect") {
+			<-time.After(5 * c.patience)
+		}
+		fmt.Fprint(rw, `{"verdict":"goes there"}`)
+	})}
+	var serving sync.WaitGroup
+	serving.Go(func() { _ = s.Serve(l) })
+	defer serving.Wait()
+	defer s.Close()
+	if e, err := c.Why(bounded(t), WhyRequest{Caller: "a", Link: "b", Connect: true}); err != nil || e.Verdict != "goes there" {
+		t.Errorf("%+v, %v", e, err)
 	}
 }
 

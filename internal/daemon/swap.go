@@ -188,7 +188,7 @@ func (d *Daemon) hopeless(v endpoints.View) error {
 		case c.Health == spec.HealthDrained:
 			why[i] = fmt.Sprintf("%s is drained", c.Endpoint)
 			hint = cmp.Or(hint, fmt.Sprintf("legate resume %s", c.Endpoint))
-		case c.Health == spec.HealthDenied:
+		case c.IsDenied():
 			why[i] = fmt.Sprintf("%s: %v", c.Endpoint, c.LastErr)
 		case d.forwarder.Loops(c.Endpoint):
 			why[i] = fmt.Sprintf("%s: %v", c.Endpoint, forward.ErrLoop)

@@ -139,12 +139,14 @@ func (s *session) hearImage(a imageAnswer, now time.Time) {
 }
 
 // image is what is known of an image, or why nothing is. If nobody asks, it is
-// asked about. mu is held.
+// asked about: by the next session while the engine is lost. mu is held.
 func (t *Table) image(id string) (*Image, error) {
 	if known := t.images[id]; known != nil {
 		return known, nil
 	}
-	t.session.images.want(id)
+	if t.session != nil {
+		t.session.images.want(id)
+	}
 	return nil, t.doubts[id]
 }
 

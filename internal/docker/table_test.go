@@ -182,6 +182,17 @@ func TestTable_TellsThoseConcerned(t *testing.T) {
 
 // What the list does not say is not forgotten with each answer, but with the
 // container.
+// What was asked of the engine before it was lost may be answered after.
+func TestTable_TakesPortsWhileTheEngineIsLost(t *testing.T) {
+	table, _ := quiet()
+	table.putOne(&Container{ID: idA, Name: "web", ImageID: "image", State: StateCreated, Labels: map[string]string{"a": "b"}})
+	table.session = nil
+	table.Expose(idA, []Port{{spec.TCP, 6379}})
+	if got := table.Get(idA).Exposed; len(got) != 1 {
+		t.Errorf("it exposes %v", got)
+	}
+}
+
 func TestTable_KeepsWhatAContainerExposes(t *testing.T) {
 	table, _ := quiet()
 	s := table.Subscribe(idA)

@@ -3,6 +3,7 @@ package endpoints
 import (
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -118,6 +119,23 @@ func TestAdmit_ProbeKeepsTheHint(t *testing.T) {
 		v.Admit = func(*spec.Member) error { return spec.Errorf("start the agent with --allow-target", "no") }
 		if err := w.pool.Probe(context.Background(), *v); spec.HintOf(err) != "start the agent with --allow-target" {
 			t.Errorf("%v, with the hint %q", err, spec.HintOf(err))
+		}
+	})
+}
+
+// What is not decided yet is not asked, and may be waited for.
+func TestAdmit_WhatIsUndecidedIsNotDenied(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.set(one, tcp(1))
+		v := *view(one)
+		for err, denied := range map[error]bool{errors.New("never"): true, fmt.Errorf("it is %w", spec.ErrUndecided): false} {
+			v.Admit = func(*spec.Member) error { return err }
+			if got := w.pool.Denied(v) != nil; got != denied {
+				t.Errorf("%v: denied %t", err, got)
+			}
+			if c := w.pool.List(&v, nil).All[0]; !c.Barred || c.IsDenied() != denied {
+				t.Errorf("%v: it is %+v", err, c)
+			}
 		}
 	})
 }

@@ -32,6 +32,12 @@ type Candidate struct {
 	slow uint8 // tenths of its share that it does not take yet
 }
 
+// IsDenied tells whether policy keeps the view's callers from it, for all that
+// is known; not where that is about to be decided.
+func (c *Candidate) IsDenied() bool {
+	return c.Health == spec.HealthDenied && !errors.Is(c.LastErr, spec.ErrUndecided)
+}
+
 // List is the candidates of a view at one moment. It does not change, so many
 // connections can share it.
 type List struct {

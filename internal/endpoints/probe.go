@@ -87,7 +87,7 @@ func (p *Pool) probed(v *View) ([]spec.Endpoint, error) {
 // hint what is to be done; nil where there is none, or one that they may go to.
 func (p *Pool) Denied(v View) error {
 	all := p.List(&v, nil).All
-	if len(all) == 0 || slices.ContainsFunc(all, func(c Candidate) bool { return c.Health != spec.HealthDenied }) {
+	if len(all) == 0 || slices.ContainsFunc(all, func(c Candidate) bool { return !c.IsDenied() }) {
 		return nil
 	}
 	return barred(all)

@@ -135,11 +135,20 @@ func (p *Pool) admitTo(w *watch, tg *target) {
 
 // admitAll is admit for all that watch a target, whose endpoints changed.
 func (p *Pool) admitAll(tg *target) {
+	seen := map[spec.Target]bool{}
+	var news []spec.Target
 	for _, w := range tg.watchers {
-		if p.admit(w) {
-			p.each(w.targets, p.settle)
+		if !p.admit(w) {
+			continue
+		}
+		for _, t := range w.targets {
+			if !seen[t] {
+				seen[t] = true
+				news = append(news, t)
+			}
 		}
 	}
+	p.each(news, p.settle) // once, however many links watch
 }
 
 // watchers are those of its targets whose owners may go to e.

@@ -382,12 +382,20 @@ func TestAttempt_WhoClosedFirstIsTold(t *testing.T) {
 		_, _ = io.Copy(io.Discard, c)
 	}).String()
 	w.point(taking)
-	c := w.dial()
-	_, _ = read(t, c, soon)
-	if _, err := c.Write([]byte("upload")); err != nil {
-		t.Fatal(err)
+	for i, end := range []func(net.Conn){
+		func(c net.Conn) { c.Close() },
+		func(c net.Conn) { _ = c.(*net.TCPConn).SetLinger(0); c.Close() },
+		func(net.Conn) { w.fw.serving()[0].cutAll() },
+	} {
+		c := w.dial()
+		_, _ = read(t, c, soon)
+		if _, err := c.Write([]byte("upload")); err != nil {
+			t.Fatal(err)
+		}
+		w.eventually(func(s spec.LinkStatus) bool { return s.Endpoints[0].BytesIn == uint64((i+1)*len("upload")) })
+		end(c)
+		w.eventually(func(s spec.LinkStatus) bool { return s.Counters.Current == 0 })
 	}
-	c.Close()
 	w.eventually(func(s spec.LinkStatus) bool { return s.Counters.Current == 0 })
 	if s := w.status(); len(s.Counters.Failed) > 0 || !is(taking, spec.HealthOK)(s) {
 		t.Errorf("failed %v, endpoints %+v", s.Counters.Failed, s.Endpoints)

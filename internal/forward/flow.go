@@ -274,7 +274,6 @@ func (l *link) Done(p *pump.Flow, r pump.Result) {
 	}
 }
 
-// callerText names a client; one on a unix socket has no address.
 // callerOf names who opened a connection: the container that the link is for,
 // or an address.
 func callerOf(s *spec.Link, a netip.AddrPort) string {
@@ -284,6 +283,7 @@ func callerOf(s *spec.Link, a netip.AddrPort) string {
 	return callerText(a)
 }
 
+// callerText names a client; one on a unix socket has no address.
 func callerText(a netip.AddrPort) string {
 	if !a.IsValid() {
 		return spec.UnixCaller

@@ -59,20 +59,8 @@ func (l *link) eject(es *endpointStats, err error, unreached bool) {
 	es.own = &own{err: err, unreached: unreached, since: now, until: now + backoff, backoff: backoff}
 	l.list = nil
 	l.fw.cfg.Log.Info("endpoint is tried last by this link alone", "link", l.spec.Name, "endpoint", es.endpoint.String(), "error", err)
-	if unreached && !l.closed {
-		l.changes.Go(func() { l.reconsiderAfter(backoff) })
-	}
-}
-
-// reconsiderAfter brings a link up again whose endpoints are down to it alone:
-// of that nobody else has news.
-func (l *link) reconsiderAfter(d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		l.reconsider()
-	case <-l.stop:
+	if unreached { // of that nobody else has news
+		time.AfterFunc(backoff, l.reconsider)
 	}
 }
 

@@ -332,3 +332,27 @@ func TestOwn_ShortTimeoutAfterEarlyClosesHolds(t *testing.T) {
 		l.close()
 	})
 }
+
+// Who waits at a link that is gone waits no longer than at one that serves.
+func TestOwn_RetiredLinkIsDownForASecond(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := probing(t, nil, "192.0.2.1:80")
+		l.with(func(o *spec.Options) { o.ConnectTimeout = time.Millisecond })
+		var p pump.Flow
+		if step := l.hasty(t, &p); step.Park.IsZero() {
+			t.Fatalf("it is not held: %+v", step)
+		}
+		l.close()
+		l.mu.Lock()
+		l.queue.starting++ // or it would be woken, and has no engine
+		l.mu.Unlock()
+		runs(ownBackoff)
+		synctest.Wait()
+		l.mu.Lock()
+		if !l.downSince.IsZero() {
+			t.Error("it waits at a link that is down")
+		}
+		l.mu.Unlock()
+		l.Done(&p, pump.Result{Cause: pump.CauseCut})
+	})
+}

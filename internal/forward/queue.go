@@ -84,7 +84,7 @@ func (l *link) hold(f *flow) pump.Step {
 
 // denied tells whether policy leaves the link's callers none of its endpoints.
 func (l *link) denied(list []endpoints.Candidate) bool {
-	return l.view.Admit != nil && len(list) > 0 && !slices.ContainsFunc(list, func(c endpoints.Candidate) bool { return c.Health != spec.HealthDenied })
+	return l.view.Admit != nil && len(list) > 0 && !slices.ContainsFunc(list, func(c endpoints.Candidate) bool { return !c.IsDenied() })
 }
 
 // patience returns until when the flow may wait now, or why it may not.

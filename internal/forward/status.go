@@ -138,7 +138,7 @@ func (s *stats) closedEarly(on *endpointStats) {
 // ended its own direction alone, and took what the client sent, serves. tell is
 // as in closes. It needs mu.
 func (l *link) closedOnClient(on *endpointStats, r pump.Result) (closed error, tell bool) {
-	if !r.Early || r.Cause == pump.CauseEOF && r.Counters.In > 0 {
+	if !r.Early || r.Counters.In > 0 && r.Cause != pump.CauseEndpointReset {
 		return nil, false
 	}
 	closed = io.EOF

@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"errors"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -117,6 +118,9 @@ func (p Policy) allows(has func(allowed) bool) bool {
 		return err == nil && has(a)
 	})
 }
+
+// ErrUndecided is of what is denied only until it is known whether it may be.
+var ErrUndecided = errors.New("not known yet")
 
 // MayAsk tells what keeps a container from naming a target. What a name leads
 // to is known only later: MayReach is asked then. The error is a *UserError.

@@ -79,10 +79,8 @@ func (s *Source) Watch(ctx context.Context, q discover.Query, set func(discover.
 	}
 	sub := s.table.Subscribe(words...)
 	defer sub.Close()
-	for {
-		if err := m.next(ctx, sub.Next); err != nil {
-			return err
-		}
+	err := sub.Next(ctx) // the table is complete then
+	for ; err == nil; err = m.next(ctx, sub.Next) {
 		now := s.scene(q.Target)
 		if now.pending && !m.begun {
 			continue // or we would first say that nobody has the name
@@ -91,6 +89,7 @@ func (s *Source) Watch(ctx context.Context, q discover.Query, set func(discover.
 			set(r)
 		}
 	}
+	return err
 }
 
 // scene is the engine's state as far as the question is about it.
