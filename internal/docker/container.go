@@ -227,6 +227,15 @@ func (c *Container) same(other *Container) bool {
 		(c.Exposed == nil) == (other.Exposed == nil) && slices.Equal(c.Exposed, other.Exposed)
 }
 
+// exposes tells whether it is known already that the container exposes these.
+func (c *Container) exposes(ports []Port) bool {
+	known := slices.Concat(c.Ports, c.Exposed)
+	if c.From != nil {
+		known = append(known, c.From.Ports...)
+	}
+	return !slices.ContainsFunc(ports, func(p Port) bool { return !slices.Contains(known, p) })
+}
+
 func sameError(a, b error) bool {
 	return (a == nil) == (b == nil) && (a == nil || spec.WithHint(a) == spec.WithHint(b))
 }

@@ -192,6 +192,10 @@ func (t *Table) Expose(id string, ports []Port) {
 	if before := t.all[id]; before != nil {
 		now := *before
 		now.Exposed = append([]Port{}, ports...) // not nil
+		if before.exposes(ports) {
+			t.all[id] = &now // no news: a host full of containers is not decided anew for each of them
+			return
+		}
 		t.put(&now)
 	}
 }

@@ -201,7 +201,11 @@ func TestTable_KeepsWhatAContainerExposes(t *testing.T) {
 	<-s.wake
 	for _, ports := range [][]Port{{}, {{spec.TCP, 6379}}} {
 		table.Expose(idA, ports)
-		<-s.wake
+		if news := len(s.wake) > 0; news != (len(ports) > 0) {
+			t.Errorf("that it exposes %v is news: %t", ports, news)
+		} else if news {
+			<-s.wake
+		}
 		table.putOne(c(StateRunning))
 		table.putOne(c(StateExited))
 		if got := table.Get(idA).Exposed; got == nil || !slices.Equal(got, ports) {
