@@ -233,17 +233,7 @@ func (l *link) Done(p *pump.Flow, r pump.Result) {
 	if f.counted {
 		l.callers.leave(f.caller().Addr())
 	}
-	var closed error // at once, by the endpoint
-	tell := false
-	if on != nil {
-		closed, tell = l.closedOnClient(on, r)
-		if closed == nil {
-			on.heard(r, quick, l.sendsProxy())
-		}
-		if r.Counters.Out > 0 && on.own != nil && f.since > on.own.since {
-			l.readmit(on) // what an older connection says does not end an ejection
-		}
-	}
+	closed, tell := l.hear(f, r, quick)
 	l.stats.ends(f, r.Counters)
 	l.settleRelease(f)
 	l.tell(f)
@@ -272,6 +262,22 @@ func (l *link) Done(p *pump.Flow, r pump.Result) {
 		// An endpoint that closes at once may be another than it was.
 		l.fw.cfg.Pool.Suspect(on.endpoint)
 	}
+}
+
+// hear takes in what the end of a connection says of its endpoint: why, where it
+// closed at once, and whether the pool is to know of that. It needs mu.
+func (l *link) hear(f *flow, r pump.Result, quick bool) (closed error, tell bool) {
+	on := f.on
+	if on == nil {
+		return nil, false
+	}
+	if closed, tell = l.closedOnClient(on, r); closed == nil {
+		on.heard(r, quick, l.sendsProxy())
+	}
+	if r.Counters.Out > 0 && on.own != nil && f.since > on.own.since {
+		l.readmit(on) // what an older connection says does not end an ejection
+	}
+	return closed, tell
 }
 
 // callerOf names who opened a connection: the container that the link is for,
