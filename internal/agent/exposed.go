@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"context"
 	"time"
 
 	"legate/internal/docker"
@@ -35,18 +34,9 @@ func (w *watch) expose(id string) bool {
 		return false
 	}
 	defer func() { <-w.asides }()
-	ports, err := w.readExposed(w.ctx, id)
+	ports, err := inspect(w, w.ctx, id, (*docker.Client).Exposed)
 	if err == nil {
 		w.cfg.Table.Expose(id, ports)
 	}
 	return err == nil
-}
-
-func (w *watch) readExposed(ctx context.Context, id string) ([]docker.Port, error) {
-	client, err := docker.NewClient(w.cfg.Engine)
-	if err != nil {
-		return nil, err
-	}
-	defer client.Close()
-	return client.Exposed(ctx, id)
 }

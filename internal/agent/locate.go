@@ -90,13 +90,18 @@ var (
 	errOnHost     = errors.New("it lives in the network of this host or of the agent, where everybody could use its links")
 )
 
-func (w *watch) locate(ctx context.Context, id string) (intercept.Found, error) {
+// inspect asks the engine about one container.
+func inspect[T any](w *watch, ctx context.Context, id string, question func(*docker.Client, context.Context, string) (T, error)) (answer T, err error) {
 	client, err := docker.NewClient(w.cfg.Engine)
 	if err != nil {
-		return intercept.Found{}, err
+		return answer, err
 	}
 	defer client.Close()
-	pid, err := client.PID(ctx, id)
+	return question(client, ctx, id)
+}
+
+func (w *watch) locate(ctx context.Context, id string) (intercept.Found, error) {
+	pid, err := inspect(w, ctx, id, (*docker.Client).PID)
 	if err == nil && pid == 0 {
 		err = errNotRunning
 	}

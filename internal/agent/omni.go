@@ -192,12 +192,7 @@ func (w *watch) askVariables(id string) {
 }
 
 func (w *watch) readVariables(ctx context.Context, id string) ([]string, error) {
-	client, err := docker.NewClient(w.cfg.Engine)
-	if err != nil {
-		return nil, err
-	}
-	defer client.Close()
-	all, err := client.Variables(ctx, id)
+	all, err := inspect(w, ctx, id, (*docker.Client).Variables)
 	return slices.DeleteFunc(all, func(v string) bool { return !spec.IsBackend(v) }), err
 }
 
