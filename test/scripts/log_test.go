@@ -87,7 +87,9 @@ func TestRun_LogsToTheLastLine(t *testing.T) {
 	if last := lines[len(lines)-1]; !strings.Contains(last, "connection ended") || !strings.Contains(last, "cause=cut") {
 		t.Errorf("the last line is %q, want the end of the client that was cut", last)
 	}
-	if !strings.Contains(lines[0], "msg=listening") || !strings.Contains(lines[1], "msg=ready") || !strings.Contains(log.String(), "msg=stopping") {
+	// A client may be served, and gone, before it is said that the link is open.
+	listening, ready, stopping := strings.Index(log.String(), "msg=listening"), strings.Index(log.String(), "msg=ready"), strings.Index(log.String(), "msg=stopping")
+	if listening < 0 || ready < listening || stopping < ready {
 		t.Errorf("out of order:\n%s", log.String())
 	}
 }
